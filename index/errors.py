@@ -1,0 +1,37 @@
+"""The exceptions of kvatlas.
+
+    KvatlasError
+    ├── InputError (also ValueError)      an argument of the caller
+    │   └── DecodeError                   a payload that is not an event batch at all
+    ├── ConfigError (also ValueError)     a value of a configuration
+    └── TableFileError                    a shared-memory table: missing, foreign, no room, closed
+        └── StaleTableError               its writer is gone or silent for too long
+
+Every message says what was expected, what came, and where.
+"""
+
+from __future__ import annotations
+
+
+class KvatlasError(Exception):
+    """Root of all errors that kvatlas raises on purpose."""
+
+
+class InputError(KvatlasError, ValueError):
+    """An argument has the wrong type, range or shape."""
+
+
+class DecodeError(InputError):
+    """A payload is not an event batch: not even its frame could be read."""
+
+
+class ConfigError(KvatlasError, ValueError):
+    """A configuration value is unknown or out of range; the message starts with its path."""
+
+
+class TableFileError(KvatlasError):
+    """A shared-memory table cannot be created, attached or used."""
+
+
+class StaleTableError(TableFileError):
+    """The writer of a shared-memory table closed it, or its last heartbeat is too old."""

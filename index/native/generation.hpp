@@ -1,0 +1,157 @@
+// One generation of a residency table: what readers see. Append-only but for the set words.
+//
+//   offset 0        4 096   262 144+    slots_offset          arena_offset
+//          | Header | lanes | phys_of | (n_homes + tail) x 16|  residency sets ...
+//
+//   slot   u64 key (0: never used)   u64 word = heat bucket << 32 | set        (set 0: empty)
+//   set    at arena_offset + 8 * set:  u32 count, u32 hash, count x u32 element, padded to 8
+//   element = physical lane << 8 | tier mask, ascending
+//   lane word (by physical lane) = kClosed | kLossy | live tier mask << 16 | lane
+//
+// What makes it safe without locks:
+//  1. a slot's key is written once, before its first word, and never changes in a generation;
+//  2. a set never changes after its number is first stored in a word (release);
+//  3. removal stores another set's number; slots and sets are never reused in a generation:
+//     garbage goes when the writer copies what lives into the next generation.
+// So whatever a reader pairs (key, set) was true at some moment.
+//
+// Format version 1, little-endian. Source: our own; docs/indexer.md describes it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include "index/native/region.hpp"
+
+namespace kvatlas {
+
+inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint32_t kLanesMax = 65535;   // logical and physical lanes: 0 .. 65534
+inline constexpr uint16_t kNoLane = 65535;
+inline constexpr int kTiers = 6;               // gpu cpu disk storage unknown speculative
+inline constexpr uint32_t kLaneLiveShift = 16;
+inline constexpr uint32_t kLaneClosed = 1u << 24;
+inline constexpr uint32_t kLaneLossy = 1u << 25;
+
+struct Slot {
+  uint64_t key;
+  uint64_t word;
+};
+
+struct GenerationHeader {
+  char magic[8];  // "kvatlas\0"
+  uint32_t version;
+  uint32_t header_bytes;
+  uint64_t incarnation;  // of the writer
+  uint64_t generation;
+  uint64_t reserve_bytes;
+  uint64_t n_homes;  // slots a key may hash to
+  uint64_t n_slots;  // with the tail in which the last ones overflow: probing never wraps
+  uint64_t lanes_offset;
+  uint64_t phys_offset;
+  uint64_t slots_offset;
+  uint64_t arena_offset;
+  uint64_t arena_bytes;  // atomic: used so far
+};
+
+struct SetView {
+  uint32_t count;
+  const uint32_t* elements;
+};
+
+class Generation {
+ public:
+  // Writer: a new, empty generation; private when path is empty.
+  static Generation create(const std::string& path, uint64_t incarnation, uint64_t number,
+                           uint64_t n_homes, uint64_t arena_reserve_bytes);
+  // Reader: maps and checks a file. Throws Error{table_file}.
+  static Generation open(const std::string& path, uint64_t incarnation, uint64_t number);
+
+  Generation(Generation&&) = default;
+  Generation(const Generation&) = delete;
+
+  const GenerationHeader& header() const { return *reinterpret_cast<GenerationHeader*>(region_.data()); }
+  uint64_t n_homes() const { return n_homes_; }
+  uint64_t n_slots() const { return n_slots_; }
+  Slot* slots() const { return slots_; }
+
+  // Writer: back the first n slots / the first n bytes of sets with memory.
+  void back_slots(uint64_t n);
+  void back_arena(uint64_t bytes);
+  uint64_t backed_slots() const { return backed_slots_; }
+  uint64_t backed_bytes() const;
+
+  uint64_t home(uint64_t key) const {
+    __extension__ typedef unsigned __int128 uint128;
+    // Monotone in the scrambled key, so copying to the next generation is a sequential merge.
+    return static_cast<uint64_t>((static_cast<uint128>(scramble(key)) * n_homes_) >> 64);
+  }
+  void prefetch(uint64_t key) const { __builtin_prefetch(&slots_[home(key)]); }
+
+  // The word of `key`, 0 when it is not there or has no set. Any thread.
+  uint64_t find(uint64_t key) const {
+    key = normal(key);
+    for (uint64_t at = home(key); at < n_slots_; ++at) {
+      const uint64_t seen = load(&slots_[at].key);
+      if (seen == key) return load(&slots_[at].word);
+      if (seen == 0) return 0;
+    }
+    return 0;
+  }
+
+  // The set numbered `set`; an empty view when the number lies outside (a corrupt file).
+  SetView set(uint32_t number) const {
+    const uint64_t offset = static_cast<uint64_t>(number) * 8;
+    const uint64_t used = load(&header().arena_bytes);
+    if (number == 0 || offset + 8 > used) return {0, nullptr};
+    const auto* at = reinterpret_cast<const uint32_t*>(arena_ + offset);
+    if (offset + 8 + 4ull * at[0] > used) return {0, nullptr};
+    return {at[0], at + 2};
+  }
+  uint8_t* arena() const { return arena_; }
+
+  uint32_t lane_word(uint32_t phys) const {
+    return std::atomic_ref<uint32_t>(lanes_[phys & 0xffff]).load(std::memory_order_acquire);
+  }
+  void store_lane_word(uint32_t phys, uint32_t word) {
+    std::atomic_ref<uint32_t>(lanes_[phys]).store(word, std::memory_order_release);
+  }
+  // The physical lane in which `lane` lives now, kNoLane when it never held anything.
+  uint16_t phys_of(uint32_t lane) const {
+    return std::atomic_ref<uint16_t>(phys_of_[lane & 0xffff]).load(std::memory_order_acquire);
+  }
+  void store_phys_of(uint32_t lane, uint16_t phys) {
+    std::atomic_ref<uint16_t>(phys_of_[lane]).store(phys, std::memory_order_release);
+  }
+
+  static uint64_t load(const uint64_t* word) {
+    return std::atomic_ref<uint64_t>(*const_cast<uint64_t*>(word)).load(std::memory_order_acquire);
+  }
+  static void store(uint64_t* word, uint64_t value) {
+    std::atomic_ref<uint64_t>(*word).store(value, std::memory_order_release);
+  }
+  // 0 marks an unused slot: key 0 shares the slot of key 1.
+  static uint64_t normal(uint64_t key) { return key + (key == 0); }
+  // Block keys are hashes already; fnv64a ones are weak in their high bits.
+  static uint64_t scramble(uint64_t key) { return (key ^ (key >> 32)) * 0x9e3779b97f4a7c15ULL; }
+
+ private:
+  explicit Generation(Region region);
+
+  Region region_;
+  uint64_t n_homes_ = 0;
+  uint64_t n_slots_ = 0;
+  uint64_t backed_slots_ = 0;
+  uint64_t backed_arena_ = 0;
+  uint32_t* lanes_ = nullptr;
+  uint16_t* phys_of_ = nullptr;
+  Slot* slots_ = nullptr;
+  uint8_t* arena_ = nullptr;
+};
+
+// The set number and heat bucket in a slot's word.
+inline uint32_t word_set(uint64_t word) { return static_cast<uint32_t>(word); }
+inline uint32_t word_bucket(uint64_t word) { return static_cast<uint32_t>(word >> 32); }
+
+}  // namespace kvatlas

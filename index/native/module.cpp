@@ -1,0 +1,243 @@
+// Python bindings of index/native; _native.pyi describes them. No logic here.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <memory>
+#include <optional>
+
+#include "index/native/error.hpp"
+#include "index/native/keys.hpp"
+#include "index/native/match.hpp"
+#include "index/native/bind_arrays.hpp"
+#include "index/native/reader.hpp"
+#include "index/native/table.hpp"
+
+namespace nb = nanobind;
+using namespace kvatlas;
+
+namespace {
+
+const char* class_of(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::input: return "InputError";
+    case ErrorKind::decode: return "DecodeError";
+    case ErrorKind::table_file: return "TableFileError";
+    case ErrorKind::stale: return "StaleTableError";
+  }
+  return "KvatlasError";
+}
+
+// UTF-8 of a str; lone surrogates pass as the bytes they stand for (PEP 383).
+std::string text(nb::handle value, const char* name) {
+  if (!PyUnicode_Check(value.ptr()))
+    throw Error(ErrorKind::input, std::string(name) + ": expected a str, got " + Py_TYPE(value.ptr())->tp_name);
+  nb::object bytes = nb::steal(PyUnicode_AsEncodedString(value.ptr(), "utf-8", "surrogateescape"));
+  if (!bytes.is_valid()) {
+    PyErr_Clear();
+    throw Error(ErrorKind::input, std::string(name) + ": expected text that UTF-8 can encode");
+  }
+  return {PyBytes_AS_STRING(bytes.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(bytes.ptr()))};
+}
+
+std::vector<Feature> features_of(nb::handle features) {
+  std::vector<Feature> out;
+  if (features.is_none()) return out;
+  constexpr int64_t kMost = int64_t{1} << 48;
+  size_t at = 0;
+  for (nb::handle item : features) {
+    const std::string where = "features[" + std::to_string(at++) + "]";
+    nb::object parts = nb::steal(PySequence_Check(item.ptr()) && !PyUnicode_Check(item.ptr()) ? PySequence_Tuple(item.ptr()) : nullptr);
+    int64_t offset = 0, length = 0;
+    if (!parts.is_valid() || nb::len(parts) != 3 || !nb::try_cast(parts[1], offset) || !nb::try_cast(parts[2], length)) {
+      PyErr_Clear();
+      throw Error(ErrorKind::input, where + ": expected (identifier, offset, length)");
+    }
+    if (offset < 0 || offset > kMost || length < 1 || length > kMost)
+      throw Error(ErrorKind::input, where + ": expected an offset of at least 0 and a length of at least 1, got " + std::to_string(offset) + " and " + std::to_string(length));
+    out.push_back({text(parts[0], (where + "[0]").c_str()), offset, length});
+  }
+  return out;
+}
+
+Keyspace fold64(nb::bytes secrets, uint32_t block_size) {
+  std::array<uint64_t, 16> words{};
+  if (secrets.size() != sizeof words) throw Error(ErrorKind::input, "secrets: expected 128 bytes, got " + std::to_string(secrets.size()));
+  std::memcpy(words.data(), secrets.data(), sizeof words);
+  return Keyspace(words, block_size);
+}
+
+nb::object keys(const Keyspace& keyspace, nb::handle token_ids, nb::handle lora, nb::handle cache_salt,
+                nb::handle features, nb::handle parent) {
+  const TokenSpan tokens(token_ids);
+  const std::vector<Feature> items = features_of(features);
+  uint64_t before = 0;
+  const bool continues = !parent.is_none();
+  if (continues && !nb::try_cast(parent, before)) throw Error(ErrorKind::input, "parent: expected a block key from 0 to 2^64-1");
+  const std::string salt = cache_salt.is_none() || continues ? "" : text(cache_salt, "cache_salt");
+  const bool has_salt = !salt.empty();
+  if (has_salt && keyspace.algorithm() == Keyspace::Algorithm::fnv64a_cbor)
+    throw Error(ErrorKind::input, "cache_salt: fnv64a_cbor keys have no place for it; use fold64");
+  if (!continues) before = keyspace.root(lora.is_none() ? "" : text(lora, "lora"));
+  const size_t n_blocks = tokens.size() / keyspace.block_size();
+  const NewArray out = new_array("uint64", n_blocks);
+  {
+    nb::gil_scoped_release unlocked;
+    keyspace.chain(before, tokens.data(), n_blocks, items, salt, has_salt, static_cast<uint64_t*>(out.data));
+  }
+  return out.array;
+}
+
+uint64_t apply(Table& table, nb::handle delta) {
+  const ByteSpan span(delta, "delta");
+  nb::gil_scoped_release unlocked;
+  return table.apply(span.data(), span.size());
+}
+
+void touch(Table& table, nb::handle segment_keys) {
+  const KeySpan span(segment_keys, "segment_keys");
+  table.touch(span.data(), span.size());
+}
+
+nb::list lookup(Source& source, nb::handle keys) {
+  const KeySpan span(keys, "keys");
+  const auto generation = source.pin();
+  nb::list out;
+  for (size_t i = 0; i < span.size(); ++i) {
+    nb::list holders;
+    const SetView set = generation->set(word_set(generation->find(span.data()[i])));
+    for (uint32_t e = 0; e < set.count; ++e) {
+      const uint32_t word = generation->lane_word(set.elements[e] >> 8);
+      const uint32_t mask = set.elements[e] & 0xff & (word >> kLaneLiveShift);
+      if (mask != 0) holders.append(nb::make_tuple(word & 0xffff, mask));
+    }
+    out.append(holders);
+  }
+  return out;
+}
+
+nb::dict statistics(Table& table) {
+  const TableStatistics s = table.statistics();
+  nb::dict out;
+  out["entries"] = s.entries;
+  out["slots"] = s.slots;
+  out["slots_used"] = s.slots_used;
+  out["load_factor"] = static_cast<double>(s.slots_used) / static_cast<double>(s.slots);
+  out["sets"] = s.sets;
+  out["set_bytes"] = s.set_bytes;
+  out["bytes"] = s.bytes;
+  out["bytes_max"] = s.bytes_max;
+  out["records"] = s.records;
+  out["adds"] = s.adds;
+  out["removes"] = s.removes;
+  out["removes_missing"] = s.removes_missing;
+  out["dropped_entries"] = s.dropped_entries;
+  out["dropped_adds"] = s.dropped_adds;
+  out["lanes"] = s.lanes;
+  out["generation"] = s.generation;
+  out["rebuilds"] = s.rebuilds;
+  out["rebuild_failures"] = s.rebuild_failures;
+  out["incarnation"] = s.incarnation;
+  return out;
+}
+
+// The shards of an index and the roster, as match() wants them.
+class Index {
+ public:
+  Index(std::vector<std::shared_ptr<Source>> shards, std::shared_ptr<Roster> roster)
+      : shards_(std::move(shards)), roster_(std::move(roster)) {
+    if (shards_.empty()) throw Error(ErrorKind::input, "shards: expected at least one");
+  }
+
+  nb::tuple match_keys(nb::handle keys, nb::handle allowed) const {
+    const KeySpan span(keys, "keys");
+    return run(span.data(), span.size(), allowed);
+  }
+
+  uint32_t shard_of_segment(uint64_t segment_key) const { return shard_of(segment_key, static_cast<uint32_t>(shards_.size())); }
+
+ private:
+  nb::tuple run(const uint64_t* keys, size_t n_keys, nb::handle allowed) const {
+    std::optional<ByteSpan> mask;
+    if (!allowed.is_none()) mask.emplace(allowed, "allowed");
+    Matches matches;
+    {
+      nb::gil_scoped_release unlocked;
+      matches = match(keys, n_keys, shards_, *roster_->view(), mask ? mask->data() : nullptr, mask ? mask->size() : 0);
+    }
+    const size_t n = matches.workers.size();
+    const NewArray workers = new_array("uint32", n), blocks = new_array("uint32", n), tiers = new_array("uint32", n, kTierColumns);
+    std::memcpy(workers.data, matches.workers.data(), n * sizeof(uint32_t));
+    std::memcpy(blocks.data, matches.blocks.data(), n * sizeof(uint32_t));
+    std::memcpy(tiers.data, matches.tier_blocks.data(), n * kTierColumns * sizeof(uint32_t));
+    return nb::make_tuple(workers.array, blocks.array, tiers.array, matches.n_probed);
+  }
+
+  std::vector<std::shared_ptr<Source>> shards_;
+  std::shared_ptr<Roster> roster_;
+};
+
+void set_worker(Roster& roster, uint32_t worker, const std::vector<uint32_t>& lanes, const std::vector<uint32_t>& stores) {
+  for (const auto* list : {&lanes, &stores})
+    for (uint32_t lane : *list)
+      if (lane >= kLanesMax) throw Error(ErrorKind::input, "lanes: expected numbers below 65535, got " + std::to_string(lane));
+  roster.set(worker, lanes, stores);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+    try {
+      std::rethrow_exception(p);
+    } catch (const Error& e) {
+      nb::object type = nb::module_::import_("kvatlas.index.errors").attr(class_of(e.kind()));
+      PyErr_SetString(type.ptr(), e.what());
+    }
+  });
+
+  nb::class_<Keyspace>(m, "Keyspace")
+      .def_static("fold64", &fold64, nb::arg("secrets"), nb::arg("block_size"))
+      .def_static("fnv64a_cbor",
+                  [](nb::str hash_seed, nb::str model, uint32_t block_size) {
+                    return Keyspace(text(hash_seed, "hash_seed"), text(model, "model"), block_size);
+                  },
+                  nb::arg("hash_seed"), nb::arg("model"), nb::arg("block_size"))
+      .def_prop_ro("block_size", &Keyspace::block_size)
+      .def("root", [](const Keyspace& k, nb::handle lora) { return k.root(lora.is_none() ? "" : text(lora, "lora")); },
+           nb::arg("lora").none() = nb::none())
+      .def("keys", &keys, nb::arg("token_ids").none(), nb::arg("lora").none() = nb::none(), nb::arg("cache_salt").none() = nb::none(),
+           nb::arg("features").none() = nb::none(), nb::arg("parent").none() = nb::none());
+
+  nb::class_<Source>(m, "Source").def("lookup", &lookup, nb::arg("keys"));
+
+  nb::class_<Table, Source>(m, "Table")
+      .def("__init__",
+           [](Table* self, uint64_t budget_bytes, std::optional<std::string> path) { new (self) Table(budget_bytes, path.value_or("")); },
+           nb::arg("budget_bytes") = uint64_t{1} << 30, nb::arg("path") = nb::none())
+      .def("apply", &apply, nb::arg("delta").none())
+      .def("touch", &touch, nb::arg("segment_keys").none())
+      .def("heartbeat", &Table::heartbeat)
+      .def("statistics", &statistics)
+      .def("close", &Table::close);
+
+  nb::class_<TableReader, Source>(m, "TableReader")
+      .def(nb::init<const std::string&, uint64_t>(), nb::arg("path"), nb::arg("age_ms_max") = 5000)
+      .def_prop_ro("incarnation", &TableReader::incarnation)
+      .def_prop_ro("age_ms", &TableReader::age_ms);
+
+  nb::class_<Roster>(m, "Roster")
+      .def(nb::init<>())
+      .def("set", &set_worker, nb::arg("worker"), nb::arg("lanes"), nb::arg("stores"));
+
+  nb::class_<Index>(m, "Index")
+      .def(nb::init<std::vector<std::shared_ptr<Source>>, std::shared_ptr<Roster>>(), nb::arg("shards"), nb::arg("roster"))
+      .def("match", &Index::match_keys, nb::arg("keys").none(), nb::arg("allowed").none() = nb::none())
+      .def("shard_of", &Index::shard_of_segment, nb::arg("segment_key"));
+
+  m.def("shard_of", &shard_of, nb::arg("segment_key"), nb::arg("n_shards"));
+  m.attr("SEGMENT_BLOCKS") = kSegmentBlocks;
+}

@@ -1,0 +1,130 @@
+"""Scores: what a match is worth, by worker and by pod, and why it ends where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from kvatlas.index.shards import Matches
+
+TIERS = ("gpu", "cpu", "disk", "storage", "unknown")
+"""Best first; bit i of a tier mask is TIERS[i]."""
+
+DEFAULT_TIER_WEIGHTS: Mapping[str, float] = {"gpu": 1.0, "cpu": 0.8, "disk": 0.5, "storage": 0.4, "unknown": 0.0}
+
+Worker = tuple[str, int]
+"""Pod and data-parallel rank."""
+
+
+class Match(NamedTuple):
+    """What one worker holds of a prompt."""
+
+    pod: str
+    rank: int
+    blocks: int
+    """Leading blocks held, in any tier."""
+    tier_blocks: dict[str, int]
+    """The same by each block's best tier."""
+    score: float
+
+
+class Scores(Mapping[str, float]):
+    """Pods and their scores: the sum over leading blocks of the best tier's weight.
+
+    A pod with several data-parallel ranks has the score of its best one; a pod that does not hold
+    the first block is absent. Nothing is computed per worker until it is asked for.
+    """
+
+    def __init__(
+        self,
+        matches: Matches,
+        names: Mapping[int, Worker],
+        weights: npt.NDArray[np.float64],
+        *,
+        prompt_blocks: int,
+        block_size_tokens: int,
+    ) -> None:
+        self._matches = matches
+        self._names = names
+        self._weights = weights
+        self._by_pod: dict[str, float] | None = None
+        self.prompt_blocks = prompt_blocks
+        """Full blocks of the prompt."""
+        self.block_size_tokens = block_size_tokens
+        """0 while the model's block size is not known: nothing can match then."""
+
+    @property
+    def slots_probed(self) -> int:
+        """Table slots that the lookup read."""
+        return self._matches.slots_probed
+
+    @property
+    def matches(self) -> list[Match]:
+        """One entry a worker, best score first."""
+        worker_scores = self._matches.tier_blocks @ self._weights
+        matches = []
+        for i in np.argsort(-worker_scores, kind="stable").tolist():
+            name = self._names.get(int(self._matches.workers[i]))
+            if name is None:  # it left meanwhile
+                continue
+            tiers = dict(zip(TIERS, self._matches.tier_blocks[i].tolist(), strict=True))
+            held = {tier: n for tier, n in tiers.items() if n}
+            matches.append(Match(*name, int(self._matches.blocks[i]), held, float(worker_scores[i])))
+        return matches
+
+    def _pods(self) -> dict[str, float]:
+        if self._by_pod is None:
+            by_pod: dict[str, float] = {}
+            worker_scores = (self._matches.tier_blocks @ self._weights).tolist()
+            for number, score in zip(self._matches.workers.tolist(), worker_scores, strict=True):
+                name = self._names.get(number)
+                if name is not None and score >= by_pod.get(name[0], 0.0):
+                    by_pod[name[0]] = score
+            self._by_pod = by_pod
+        return self._by_pod
+
+    def __getitem__(self, pod: str) -> float:
+        return self._pods()[pod]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pods())
+
+    def __len__(self) -> int:
+        return len(self._pods())
+
+    def __repr__(self) -> str:
+        return f"Scores({self._pods()!r}, prompt_blocks={self.prompt_blocks})"
+
+
+class WorkerExplanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why one worker matches as far as it does."""
+
+    pod: str
+    rank: int
+    blocks: int
+    """Leading blocks held."""
+    tier_blocks: dict[str, int]
+    """The same by each block's best tier."""
+    score: float
+    ends_at_block: int
+    """The first block that does not count; equals `blocks`."""
+    reason: str
+    """Why the chain ends there."""
+    stores: tuple[str, ...]
+    """Stores whose copies count for this worker."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the index knows of a prompt, worker by worker, best score first."""
+
+    model: str
+    prompt_tokens: int
+    prompt_blocks: int
+    block_size_tokens: int
+    workers: tuple[WorkerExplanation, ...]
+    note: str
+    """What holds for all of them, such as an unknown model; empty otherwise."""

@@ -1,0 +1,75 @@
+"""The residency index of one process: shards of native tables, matched as one.
+
+A block's shard is chosen by the key of its segment's first block (128 blocks), so a prompt of 8k
+tokens touches at most four shards however many there are. Answers are the same for every number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kvatlas.index._native import Index, Roster, Table
+from kvatlas.index.errors import InputError
+
+
+class Matches(NamedTuple):
+    """For each worker that holds the first block, how much of the chain it holds."""
+
+    workers: npt.NDArray[np.uint32]
+    """[n] worker numbers, in no particular order."""
+    blocks: npt.NDArray[np.uint32]
+    """[n] leading blocks held."""
+    tier_blocks: npt.NDArray[np.uint32]
+    """[n, 5] the same by each block's best tier: gpu, cpu, disk, storage, unknown."""
+    slots_probed: int
+    """Table slots that the lookup read."""
+
+
+class ShardedIndex:
+    """S tables and the roster of workers. Any thread may call any method; readers never wait."""
+
+    def __init__(self, shards: int = 1, *, table_bytes_max: int = 1 << 30) -> None:
+        """`table_bytes_max` is the byte budget of each table, at least 4 MiB."""
+        if not 1 <= shards <= 1024:
+            raise InputError(f"shards: expected 1 to 1024, got {shards!r}")
+        self.tables = [Table(budget_bytes=table_bytes_max) for _ in range(shards)]
+        self.roster = Roster()
+        self._index = Index(self.tables, self.roster)
+
+    def apply(self, deltas: Sequence[bytes]) -> None:
+        """Apply delta records (docs/indexer.md), one buffer a shard.
+
+        Raises InputError, and applies nothing of that buffer, when one is malformed.
+        """
+        if len(deltas) != len(self.tables):
+            raise InputError(f"deltas: expected {len(self.tables)} buffers, got {len(deltas)}")
+        for table, delta in zip(self.tables, deltas, strict=True):
+            if delta:
+                table.apply(delta)
+
+    def match(self, keys: npt.NDArray[np.uint64], allowed: bytes | bytearray | None = None) -> Matches:
+        """Match a chain of block keys [n_blocks].
+
+        `allowed` has one byte a worker number; workers with 0, or beyond its end, are left out.
+        """
+        return Matches(*self._index.match(keys, allowed))
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> list[list[tuple[int, int]]]:
+        """For each key, the lanes that hold it and their tier bits. For tools: a list per key."""
+        found: list[list[tuple[int, int]]] = []
+        by_shard = [table.lookup(keys) for table in self.tables]
+        for holders in zip(*by_shard, strict=True):
+            found.append([holder for shard in holders for holder in shard])
+        return found
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """Of each table: entries, slots, sets, bytes, load factor, what was dropped, rebuilds."""
+        return [table.statistics() for table in self.tables]
+
+    def close(self) -> None:
+        for table in self.tables:
+            table.close()
