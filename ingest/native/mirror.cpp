@@ -1,0 +1,416 @@
+// The mirror's rules for events. Nodes, copies and what they emit: mirror_nodes.cpp.
+#include "ingest/native/mirror.hpp"
+
+#include <algorithm>
+
+#include "index/native/match.hpp"
+#include "ingest/native/extras.hpp"
+
+namespace kvatlas {
+
+const char* count_name(Count count) {
+  static constexpr const char* kNames[] = {
+      "events_stored", "events_removed", "events_cleared", "blocks_stored", "blocks_removed",
+      "duplicates", "reported", "unresolved", "removed_unknown", "removed_not_held", "partial_block", "lora_unnamed",
+      "extras_absent", "extras_opaque", "extras_ambiguous", "extras_unsupported", "extras_without_offset",
+      "extras_misaligned", "chain_unindexed", "unknown_medium", "orphaned", "orphans_stitched", "orphans_dropped",
+      "store_parts", "copies_saturated", "no_lane", "block_sizes", "nodes_full"};
+  static_assert(sizeof kNames / sizeof *kNames == static_cast<size_t>(Count::kCounts));
+  return kNames[static_cast<size_t>(count)];
+}
+
+Mirror::Mirror(Keyspace keyspace, uint32_t n_shards, MirrorLimits limits)
+    : keyspace_(std::move(keyspace)), limits_(limits), out_(n_shards), by_engine_key_(EngineKeyOf{&nodes_}),
+      by_first_key_(FirstKeyOf{this}), orphans_(limits.orphans_max, limits.orphan_bytes_max) {
+  if (n_shards < 1 || n_shards > 65536) throw Error(ErrorKind::input, "n_shards: expected 1 to 65536, got " + std::to_string(n_shards));
+  if (limits.ghosts_max < 1) throw Error(ErrorKind::input, "ghosts_max: expected at least 1");
+}
+
+void Mirror::set_lane(uint16_t group, uint32_t lane, bool full_attention) {
+  std::lock_guard turn(mutex_);
+  if (group >= lanes_.size()) throw Error(ErrorKind::input, "group: expected 0 to 63, got " + std::to_string(group));
+  if (lane >= kLanesMax) throw Error(ErrorKind::input, "lane: expected a number below 65535, got " + std::to_string(lane));
+  lanes_[group] = lane;
+  const uint64_t bit = uint64_t{1} << group;
+  groups_ |= bit;
+  full_groups_ = full_attention ? full_groups_ | bit : full_groups_ & ~bit;
+}
+
+bool Mirror::knows(const Batch& batch) {
+  std::lock_guard turn(mutex_);
+  const uint32_t stores = (disk_ ? 4u : 0u) | (storage_ ? 8u : 0u);
+  return (batch.group_mask & ~groups_) == 0 && (batch.store_tiers & ~stores) == 0 &&
+         (batch.full_groups & ~full_groups_) == 0 && (batch.other_groups & full_groups_) == 0;
+}
+
+void Mirror::set_stores(std::shared_ptr<Store> disk, std::shared_ptr<Store> storage, std::vector<std::shared_ptr<Store>> attached) {
+  std::lock_guard turn(mutex_);
+  disk_ = std::move(disk);
+  storage_ = std::move(storage);
+  attached_ = std::move(attached);
+}
+
+void Mirror::set_lora_names(std::unordered_map<uint64_t, std::string> names) {
+  std::lock_guard turn(mutex_);
+  lora_names_ = std::move(names);
+}
+
+void Mirror::apply(const Batch& batch) {
+  std::lock_guard turn(mutex_);
+  for (const Event& event : batch.events) {
+    switch (event.type) {
+      case EventType::stored: stored(batch, event); break;
+      case EventType::removed: removed(batch, event); break;
+      case EventType::cleared: cleared(); break;
+    }
+  }
+  for (NodeId id : fresh_) nodes_[id].set(kFresh, false);
+  fresh_.clear();
+  if (is_closed() && !announced_closed_ && (groups_ & 1) != 0) {
+    mark(DeltaOp::close, lanes_[0]);
+    announced_closed_ = true;
+  }
+}
+
+void Mirror::restart(Keyspace keyspace) {
+  std::lock_guard turn(mutex_);
+  keyspace_ = std::move(keyspace);
+  nodes_ = NodePool();
+  by_engine_key_ = NodeIndex<EngineKeyOf>(EngineKeyOf{&nodes_});
+  by_first_key_ = NodeIndex<FirstKeyOf>(FirstKeyOf{this});
+  segments_ = Segments();
+  shapes_.clear();
+  group_copies_.clear();
+  emitted_.clear();
+  part_salts_.clear();
+  ghost_queue_.clear();
+  orphans_.clear();
+  fresh_.clear();
+  n_ghosts_ = n_nodes_ = held_gpu_ = held_cpu_ = holes_ = n_not_gpu_ = n_parts_ = 0;
+  for (uint16_t group = 0; group < lanes_.size(); ++group)
+    if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
+  announced_closed_ = false;
+}
+
+void Mirror::stored(const Batch& batch, const Event& event) {
+  tally(Count::events_stored);
+  if (event.hashes.count == 0) return;
+  if (event.tier == Tier::disk || event.tier == Tier::storage) {
+    const auto& store = event.tier == Tier::disk ? disk_ : storage_;
+    if (store) stored_in_store(batch, event, *store);
+    else tally(Count::no_lane, event.hashes.count);
+    return;
+  }
+  if ((groups_ >> event.group & 1) == 0) return tally(Count::no_lane, event.hashes.count);
+  if (event.tier != Tier::gpu) return stored_in_memory(batch, event);
+  const uint64_t room = static_cast<uint64_t>(event.hashes.count) * event.block_size;
+  if (event.tokens.count == 0 || event.block_size == 0) return stored_by_key(batch, event, false);
+  if (event.tokens.count > room) return stored_by_key(batch, event, true);
+  if (event.tokens.count < room) return tally(Count::partial_block);
+  stored_dense(batch, event);
+}
+
+void Mirror::stored_dense(const Batch& batch, const Event& event) {
+  Tip tip;
+  if (event.parent != 0) {
+    const NodeId parent = find(event.parent);
+    if (parent == kNoNode) return wait(batch, event);
+    tip = tip_of(parent);
+  } else {
+    std::string_view lora = event.lora_name.present ? event.lora_name.value : std::string_view();
+    if (!event.lora_name.present && event.has_lora_id) {
+      const auto named = event.lora_id_negative ? lora_names_.end() : lora_names_.find(event.lora_id);
+      if (named == lora_names_.end()) return tally(Count::lora_unnamed);
+      lora = named->second;
+    }
+    tip.key = keyspace_.root(lora);
+  }
+  place(batch, event, tip, nullptr);
+  if (!orphans_.empty()) stitch(batch, event);
+}
+
+// Continues the chain at `tip` with the event's blocks and holds them.
+void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::vector<bool>* cancelled) {
+  if (!event.has_extras) tally(Count::extras_absent);
+  constexpr uint32_t kAhead = 8;
+  const uint64_t* hashes = &batch.hashes[event.hashes.begin];
+  const uint32_t n = event.hashes.count;
+  for (uint32_t i = 0; i < n && i < kAhead; ++i) by_engine_key_.prefetch(hashes[i]);
+  for (uint32_t i = 0; i < n; ++i) {
+    if (i + kAhead < n) by_engine_key_.prefetch(hashes[i + kAhead]);
+    NodeId id = find(hashes[i]);
+    if (id == kNoNode) id = create(hashes[i], tip, batch, event, i);
+    if (id == kNoNode) break;  // no room: counted
+    const NodeId parent = tip.node;
+    tip = tip_of(id);
+    if (cancelled != nullptr && (*cancelled)[i]) {
+      if (!has_copies(id)) haunt(id);
+      continue;
+    }
+    if (copies(id, event.group).gpu == 0 && !nodes_[id].is(kFresh)) {
+      nodes_[id].set(kFresh, true);
+      fresh_.push_back(id);
+    }
+    add_gpu(id, event, parent);
+    tally(Count::blocks_stored);
+  }
+  end_event();
+}
+
+void Mirror::end_event() {
+  for (NodeId id : this_event_) nodes_[id].set(kThisEvent, false);
+  this_event_.clear();
+}
+
+// One more copy on gpu, unless the event may be a report of a copy already held. A block that the
+// event names twice is no report (kThisEvent).
+void Mirror::add_gpu(NodeId id, const Event& event, NodeId parent) {
+  const bool named_before = nodes_[id].is(kThisEvent);
+  if (!named_before) {
+    nodes_[id].set(kThisEvent, true);
+    this_event_.push_back(id);
+  }
+  const Copies before = copies(id, event.group);
+  Copies now = before;
+  if (before.gpu == 0) {
+    now.gpu = 1;
+  } else if (event.parent != 0 || named_before) {
+    if (now.gpu < kCopiesMax) {
+      ++now.gpu;
+    } else {
+      now.gpu_unknown = true;
+      tally(Count::copies_saturated);
+    }
+    tally(Count::duplicates);
+  } else {
+    now.gpu_unknown = true;
+    tally(Count::reported);
+  }
+  change(id, event.group, before, now, parent);
+}
+
+// Blocks whose place the event does not tell: found by their engine keys.
+void Mirror::stored_by_key(const Batch& batch, const Event& event, bool sparse) {
+  for (uint32_t i = 0; i < event.hashes.count; ++i) {
+    const NodeId id = resolve(batch.hashes[event.hashes.begin + i]);
+    if (id == kNoNode) {
+      tally(Count::unresolved);
+    } else if (sparse && event.parent == 0 && !nodes_[id].is(kFresh) && copies(id, event.group).gpu == 0) {
+      tally(Count::reported);
+      if (!has_copies(id)) haunt(id);
+    } else {
+      add_gpu(id, event, kNoNode);
+      tally(Count::blocks_stored);
+    }
+  }
+  end_event();
+}
+
+// cpu, or a tier we do not know: resolved through the engine keys, never keyed from tokens.
+void Mirror::stored_in_memory(const Batch& batch, const Event& event) {
+  if (event.tier == Tier::unknown) tally(Count::unknown_medium);
+  for (uint32_t i = 0; i < event.hashes.count; ++i) {
+    const NodeId id = resolve(batch.hashes[event.hashes.begin + i]);
+    if (id == kNoNode) {
+      tally(Count::unresolved);
+      continue;
+    }
+    const Copies before = copies(id, event.group);
+    Copies now = before;
+    if (event.tier == Tier::cpu) {
+      now.cpu = true;
+      now.cpu_unknown = false;
+    } else {
+      now.other = true;
+    }
+    change(id, event.group, before, now, kNoNode);
+    tally(Count::blocks_stored);
+  }
+}
+
+void Mirror::stored_in_store(const Batch& batch, const Event& event, Store& store) {
+  std::vector<bool> entered;
+  for (uint32_t i = 0; i < event.hashes.count; ++i) {
+    const uint64_t engine_key = batch.hashes[event.hashes.begin + i];
+    const NodeId id = find(engine_key);
+    if (id == kNoNode) {
+      std::optional<Meaning> elsewhere;
+      if (store.holds(engine_key)) continue;  // announced by another pod
+      for (const auto& other : attached_)
+        if (!elsewhere) elsewhere = other->find(engine_key);
+      if (!elsewhere) {
+        tally(Count::unresolved);
+        continue;
+      }
+      if (store.add(engine_key, *elsewhere, entered)) emit_meaning(*elsewhere, entered, DeltaOp::add, static_cast<uint8_t>(event.tier), store.lane());
+      tally(Count::blocks_stored);
+      continue;
+    }
+    const Node& node = nodes_[id];
+    if (part_of(node) != nullptr) {
+      tally(Count::store_parts);
+      continue;
+    }
+    const Meaning meaning = meaning_of(node);
+    if (store.add(engine_key, meaning, entered)) emit_meaning(meaning, entered, DeltaOp::add, static_cast<uint8_t>(event.tier), store.lane());
+    tally(Count::blocks_stored);
+  }
+}
+
+void Mirror::removed(const Batch& batch, const Event& event) {
+  tally(Count::events_removed);
+  const bool in_store = event.tier == Tier::disk || event.tier == Tier::storage;
+  for (uint32_t i = 0; i < event.hashes.count; ++i) {
+    const uint64_t engine_key = batch.hashes[event.hashes.begin + i];
+    if (in_store) {
+      removed_from_store(engine_key, (event.tier == Tier::disk ? disk_ : storage_).get());
+      continue;
+    }
+    const NodeId id = find(engine_key);
+    const Copies before = id == kNoNode ? Copies{} : copies(id, event.group);
+    Copies now = before;
+    if (event.tier == Tier::gpu && before.gpu > 0) {
+      now.gpu = before.gpu_unknown ? 0 : before.gpu - 1;
+      if (now.gpu == 0) now.gpu_unknown = false;
+    } else if (event.tier == Tier::cpu && (before.cpu || before.cpu_unknown)) {
+      now.cpu = now.cpu_unknown = false;
+    } else if (event.tier == Tier::unknown && before.other) {
+      now.other = false;
+    } else {
+      if (event.tier == Tier::gpu && !orphans_.empty() && orphans_.cancel(engine_key, event.group)) continue;
+      tally(id == kNoNode ? Count::removed_unknown : Count::removed_not_held);
+      continue;
+    }
+    tally(Count::blocks_removed);
+    change(id, event.group, before, now, kNoNode);
+  }
+}
+
+void Mirror::removed_from_store(uint64_t engine_key, Store* store) {
+  std::vector<bool> left;
+  const auto meaning = store == nullptr ? std::nullopt : store->remove(engine_key, left);
+  if (!meaning) return tally(find(engine_key) == kNoNode ? Count::removed_unknown : Count::removed_not_held);
+  tally(Count::blocks_removed);
+  emit_meaning(*meaning, left, DeltaOp::remove, static_cast<uint8_t>(store == disk_.get() ? Tier::disk : Tier::storage), store->lane());
+}
+
+// Device copies are gone; of copies in memory nobody knows: they do not count until seen again.
+void Mirror::cleared() {
+  tally(Count::events_cleared);
+  for (uint16_t group = 0; group < lanes_.size(); ++group)
+    if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
+  announced_closed_ = false;
+  emitted_.clear();
+  orphans_.clear();
+  held_gpu_ = held_cpu_ = holes_ = n_not_gpu_ = 0;
+  for (auto at = group_copies_.begin(); at != group_copies_.end();) {
+    Copies& c = at->second;
+    c.gpu = 0;
+    c.gpu_unknown = false;
+    c.cpu_unknown |= c.cpu;
+    c.cpu = false;
+    at = c.none() ? group_copies_.erase(at) : std::next(at);
+  }
+  std::vector<NodeId> alive;
+  for (NodeId id = 0; id < nodes_.end(); ++id)
+    if (nodes_[id].is(kForgotten) || find(nodes_[id].engine_key) == id) alive.push_back(id);
+  for (NodeId id : alive) {
+    Node& node = nodes_[id];
+    if (node.gpu > 0 && !node.is(kGhost)) node.parent = kNoNode;
+    node.gpu = node.gpu_children = 0;
+    node.set(kGpuUnknown | kFresh, false);
+    if (node.is(kCpu)) node.set(kCpuUnknown, true);
+    node.set(kCpu, false);
+  }
+  fresh_.clear();
+  for (NodeId id : alive) {
+    Node& node = nodes_[id];
+    if (node.is(kForgotten)) {
+      release(id);
+    } else if (find(node.engine_key) != id) {
+      continue;  // released with a child of it
+    } else if (!node.is(kGhost)) {
+      for (uint16_t group = 0; group < lanes_.size(); ++group) {
+        if ((groups_ >> group & 1) == 0 || !copies(id, group).other) continue;
+        if (group == 0) ++n_not_gpu_;
+        emit(id, group, static_cast<uint8_t>(Tier::unknown), true);
+      }
+      if (!has_copies(id)) haunt(id);
+    }
+  }
+}
+
+void Mirror::wait(const Batch& batch, const Event& event) {
+  Orphan orphan{std::string(event.raw), event.parent, event.group, {}, {}};
+  const auto* begin = &batch.hashes[event.hashes.begin];
+  orphan.hashes.assign(begin, begin + event.hashes.count);
+  orphan.cancelled.assign(event.hashes.count, false);
+  tally(Count::orphaned);
+  tally(Count::orphans_dropped, orphans_.add(std::move(orphan)));
+}
+
+// Places the orphans whose parent has come, the oldest first, until none is left.
+void Mirror::stitch(const Batch& batch, const Event& event) {
+  ready_.clear();
+  for (uint32_t i = 0; i < event.hashes.count; ++i) orphans_.children_of(batch.hashes[event.hashes.begin + i], ready_);
+  while (!ready_.empty()) {
+    const auto oldest = std::min_element(ready_.begin(), ready_.end());
+    const uint64_t number = *oldest;
+    std::erase(ready_, number);
+    const Orphan orphan = orphans_.take(number);
+    const NodeId parent = find(orphan.parent);
+    if (parent == kNoNode) continue;  // forgotten again meanwhile
+    decode_event(orphan.raw, orphan_batch_);
+    place(orphan_batch_, orphan_batch_.events.at(0), tip_of(parent), &orphan.cancelled);
+    tally(Count::orphans_stitched);
+    for (uint64_t hash : orphan.hashes) orphans_.children_of(hash, ready_);
+  }
+}
+
+std::vector<std::vector<uint8_t>> Mirror::content(uint32_t n_shards) {
+  std::lock_guard turn(mutex_);
+  std::vector<DeltaWriter> out(n_shards);
+  out.swap(out_);
+  shard_segment_ = 0, shard_ = 0;
+  const bool announced = announced_closed_;
+  for (uint16_t group = 0; group < lanes_.size(); ++group)
+    if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
+  for (NodeId id = 0; id < nodes_.end(); ++id) {
+    const Node& node = nodes_[id];
+    if (node.is(kForgotten) || find(node.engine_key) != id || !node.is(kIndexed)) continue;
+    for (uint16_t group = 0; group < lanes_.size(); ++group) {
+      if ((groups_ >> group & 1) == 0) continue;
+      const uint8_t held = copies(id, group).mask();
+      for (uint8_t tier : {uint8_t{1}, uint8_t{2}, uint8_t{16}}) {
+        if ((held & tier) == 0) continue;
+        const bool skip_first = part_of(node) != nullptr && !first_key_covered(id, group, tier);
+        emit_keys(id, group, tier, true, skip_first ? 1 : 0);
+      }
+    }
+  }
+  if (announced) mark(DeltaOp::close, lanes_[0]);
+  out.swap(out_);
+  shard_segment_ = 0, shard_ = 0;
+  std::vector<std::vector<uint8_t>> content;
+  for (const DeltaWriter& writer : out) content.push_back(writer.bytes());
+  return content;
+}
+
+Mirror::Sizes Mirror::sizes() {
+  std::lock_guard turn(mutex_);
+  Sizes s{};
+  s.nodes = n_nodes_;
+  s.ghosts = n_ghosts_;
+  s.orphans = orphans_.size();
+  s.orphan_bytes = orphans_.bytes();
+  s.held_gpu = held_gpu_;
+  s.held_cpu = held_cpu_;
+  s.holes = holes_;
+  s.closed = is_closed();
+  s.bytes = sizeof *this + nodes_.bytes() + by_engine_key_.bytes() + by_first_key_.bytes() + segments_.bytes() + orphans_.bytes() +
+            group_copies_.size() * 48 + emitted_.size() * 32 + ghost_queue_.size() * sizeof(ghost_queue_[0]);
+  for (const Shape& shape : shapes_) s.bytes += shape.bytes();
+  return s;
+}
+
+}  // namespace kvatlas

@@ -1,0 +1,230 @@
+// The exact content of one worker's cache, as its events tell it; what changes in terms of block
+// keys comes out as delta records for each shard.
+//
+//   events -> [ engine key -> node: block key, parent, copies by tier and group ] -> deltas
+//
+// Rules (docs/events.md tells why):
+//  - copies are counted by (tier, group); a report of blocks already held never adds one;
+//  - a block is resident while all engine blocks under it are held; two engine keys that mean one
+//    block key count as one;
+//  - offloaded copies are resolved through engine keys, also for a while after the last copy went;
+//  - what cannot be placed is counted by reason, never guessed.
+//
+// Thread safety: any thread may call any method; calls take turns on a mutex. Every buffer is
+// bounded: ghosts and orphans by the limits, nodes by what the engine holds.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "index/native/delta.hpp"
+#include "index/native/keys.hpp"
+#include "ingest/native/decode.hpp"
+#include "ingest/native/nodes.hpp"
+#include "ingest/native/orphans.hpp"
+#include "ingest/native/store.hpp"
+
+namespace kvatlas {
+
+enum class Count : uint8_t {
+  events_stored, events_removed, events_cleared, blocks_stored, blocks_removed,
+  duplicates, reported, unresolved, removed_unknown, removed_not_held, partial_block, lora_unnamed,
+  extras_absent, extras_opaque, extras_ambiguous, extras_unsupported, extras_without_offset,
+  extras_misaligned, chain_unindexed, unknown_medium, orphaned, orphans_stitched, orphans_dropped,
+  store_parts, copies_saturated, no_lane, block_sizes, nodes_full, kCounts
+};
+const char* count_name(Count count);
+
+struct MirrorLimits {
+  uint64_t ghosts_max = 8192;  // at least 1
+  uint64_t orphans_max = 4096;
+  uint64_t orphan_bytes_max = 4 << 20;
+};
+
+class Mirror {
+ public:
+  Mirror(Keyspace keyspace, uint32_t n_shards, MirrorLimits limits);
+
+  // Where a group's blocks are resident, and whether it is a full-attention group.
+  void set_lane(uint16_t group, uint32_t lane, bool full_attention);
+  // Stores the worker is attached to; `disk` and `storage` receive its events of these tiers.
+  void set_stores(std::shared_ptr<Store> disk, std::shared_ptr<Store> storage, std::vector<std::shared_ptr<Store>> attached);
+  void set_lora_names(std::unordered_map<uint64_t, std::string> names);
+
+  // Whether lanes and stores are set for all that the batch names, and its groups' kinds are as set.
+  bool knows(const Batch& batch);
+  // Applies a decoded batch. Bad events do not get here; nothing in a batch can fail.
+  void apply(const Batch& batch);
+  // Forgets everything and goes on in another keyspace; deltas clear the lanes.
+  void restart(Keyspace keyspace);
+  // Hands each shard's delta records, gathered since the last flush, to sink(shard, bytes).
+  template <class Sink>
+  void flush(Sink sink);
+  // The same for all shards of another layout: the whole content as additions.
+  std::vector<std::vector<uint8_t>> content(uint32_t n_shards);
+
+  // Visits (group, tier bits, block key) of every resident block; a block may come more than once.
+  template <class Visit>
+  void each_resident(Visit visit);
+
+  uint64_t count(Count c) const { return counts_[static_cast<size_t>(c)]; }
+  struct Sizes {
+    uint64_t nodes, ghosts, orphans, orphan_bytes, bytes, held_gpu, held_cpu, holes;
+    bool closed;
+  };
+  Sizes sizes();
+
+ private:
+  // Copies of one node in one group.
+  struct Copies {
+    uint32_t gpu = 0;
+    bool gpu_unknown = false, cpu = false, cpu_unknown = false, other = false;
+    uint8_t mask() const { return static_cast<uint8_t>((gpu > 0 ? 1 : 0) | (cpu ? 2 : 0) | (other ? 16 : 0)); }
+    bool none() const { return gpu == 0 && !cpu && !cpu_unknown && !other; }
+  };
+  // Where a chain has come to.
+  struct Tip {
+    uint64_t key = 0;
+    uint32_t next_block = 0;
+    uint32_t token = 0;
+    uint32_t segment = kNoSegment;
+    bool indexed = true;
+    NodeId node = kRoot;
+  };
+  static constexpr uint32_t kNoSegment = ~0u;
+  struct EngineKeyOf {
+    const NodePool* nodes;
+    uint64_t operator()(NodeId id) const { return (*nodes)[id].engine_key; }
+  };
+  struct FirstKeyOf {
+    const Mirror* mirror;
+    uint64_t operator()(NodeId id) const { return mirror->first_key(id); }
+  };
+
+  void tally(Count c, uint64_t n = 1) { counts_[static_cast<size_t>(c)] += n; }
+
+  // Events.
+  void stored(const Batch& batch, const Event& event);
+  void stored_dense(const Batch& batch, const Event& event);
+  void stored_by_key(const Batch& batch, const Event& event, bool sparse);
+  void stored_in_memory(const Batch& batch, const Event& event);
+  void stored_in_store(const Batch& batch, const Event& event, Store& store);
+  void removed(const Batch& batch, const Event& event);
+  void removed_from_store(uint64_t engine_key, Store* store);
+  void cleared();
+  void place(const Batch& batch, const Event& event, Tip tip, const std::vector<bool>* cancelled);
+  void wait(const Batch& batch, const Event& event);
+  void stitch(const Batch& batch, const Event& event);
+
+  // Nodes.
+  NodeId find(uint64_t engine_key) const { return by_engine_key_.find(engine_key); }
+  NodeId resolve(uint64_t engine_key);  // also through the attached stores
+  Tip tip_of(NodeId id) const;
+  NodeId create(uint64_t engine_key, const Tip& tip, const Batch& batch, const Event& event, uint32_t i);
+  NodeId create_known(uint64_t engine_key, const Meaning& meaning);
+  void key_whole(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras);
+  void key_parts(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras);
+  bool gather(NodeId id, uint32_t begin_token, uint32_t end_token, uint32_t* out, NodeId* first) const;
+  int shape_for(uint32_t block_size, bool parts);
+  Meaning meaning_of(const Node& node) const;
+  uint64_t first_key(NodeId id) const;
+  uint32_t n_keys(const Node& node) const;
+  const Part* part_of(const Node& node) const;
+  Part* part_of(const Node& node);
+  void haunt(NodeId id);     // it has lost its last copy
+  void forget(NodeId id);    // no longer found
+  void release(NodeId id);   // memory back, when nothing needs it
+  void trim_ghosts();
+
+  // Copies and residency.
+  Copies copies(NodeId id, uint16_t group) const;
+  void put_copies(NodeId id, uint16_t group, const Copies& now);
+  bool has_copies(NodeId id) const;
+  void change(NodeId id, uint16_t group, const Copies& before, const Copies& now, NodeId parent);
+  void add_gpu(NodeId id, const Event& event, NodeId parent);
+  void end_event();
+  void link(NodeId id, NodeId parent);
+  void unlink(NodeId id);
+  void emit(NodeId id, uint16_t group, uint8_t tier, bool on);
+  void emit_keys(NodeId id, uint16_t group, uint8_t tier, bool on, uint32_t begin);
+  void emit_family(NodeId id, uint16_t group, uint8_t tier, uint32_t end_token);
+  bool first_key_covered(NodeId id, uint16_t group, uint8_t tier) const;
+  bool shared(NodeId id, uint16_t group, uint8_t tier) const;
+  void put(DeltaOp op, uint8_t tiers, uint32_t lane, uint64_t segment_key, uint64_t key);
+  void mark(DeltaOp op, uint32_t lane);
+  void emit_meaning(const Meaning& meaning, const std::vector<bool>& which, DeltaOp op, uint8_t tiers, uint32_t lane);
+  bool is_closed() const { return holes_ == 0 && n_not_gpu_ == 0 && n_parts_ == 0; }
+  void announce_open();
+
+  std::mutex mutex_;
+  Keyspace keyspace_;
+  const MirrorLimits limits_;
+  std::vector<DeltaWriter> out_;
+  std::array<uint64_t, static_cast<size_t>(Count::kCounts)> counts_{};
+
+  std::array<uint32_t, 64> lanes_;
+  uint64_t groups_ = 0;       // groups with a lane
+  uint64_t full_groups_ = 0;  // of these, full-attention ones
+  std::shared_ptr<Store> disk_, storage_;
+  std::vector<std::shared_ptr<Store>> attached_;
+  std::unordered_map<uint64_t, std::string> lora_names_;
+
+  NodePool nodes_;
+  NodeIndex<EngineKeyOf> by_engine_key_;
+  NodeIndex<FirstKeyOf> by_first_key_;
+  Segments segments_;
+  std::vector<Shape> shapes_;
+  std::unordered_map<uint64_t, Copies> group_copies_;   // node << 6 | group, groups other than 0
+  std::unordered_map<uint64_t, uint8_t> emitted_;       // the same, parts: tiers its first key is resident in
+  std::unordered_map<NodeId, std::string> part_salts_;  // parts: salt of a chain, by its first node
+  std::deque<std::pair<NodeId, uint32_t>> ghost_queue_; // (node, stamp); stale entries are skipped
+  uint64_t n_ghosts_ = 0;
+  uint32_t ghost_stamp_ = 0;
+  Orphans orphans_;
+  Batch orphan_batch_;
+  std::vector<uint64_t> ready_;      // numbers of orphans whose parent has come
+  std::vector<NodeId> fresh_;        // with kFresh set
+  std::vector<NodeId> this_event_;   // with kThisEvent set
+  uint64_t n_nodes_ = 0, held_gpu_ = 0, held_cpu_ = 0;
+  uint64_t holes_ = 0;               // held blocks whose parent is not held (gpu, group 0)
+  uint64_t n_not_gpu_ = 0;           // blocks of group 0 held in other tiers
+  uint64_t n_parts_ = 0;             // nodes of parts shapes
+  bool announced_closed_ = false;
+  uint64_t shard_segment_ = 0;       // the last one asked for
+  uint32_t shard_ = 0;
+};
+
+template <class Sink>
+void Mirror::flush(Sink sink) {
+  std::lock_guard turn(mutex_);
+  for (uint32_t shard = 0; shard < out_.size(); ++shard) {
+    sink(shard, out_[shard].bytes());
+    out_[shard].clear();
+  }
+}
+
+template <class Visit>
+void Mirror::each_resident(Visit visit) {
+  std::lock_guard turn(mutex_);
+  for (NodeId id = 0; id < nodes_.end(); ++id) {
+    const Node& node = nodes_[id];
+    if (node.is(kForgotten) || find(node.engine_key) != id || !node.is(kIndexed)) continue;
+    for (uint16_t group = 0; group < 64; ++group) {
+      if ((groups_ >> group & 1) == 0) continue;
+      const uint8_t held = copies(id, group).mask();
+      const bool parts = part_of(node) != nullptr;
+      const auto found = parts ? emitted_.find(static_cast<uint64_t>(id) << 6 | group) : emitted_.end();
+      const uint8_t first = !parts ? held : found == emitted_.end() ? 0 : found->second;
+      const uint64_t* keys = shapes_[node.shape].is_inline() ? &node.key : &shapes_[node.shape].keys[node.key * shapes_[node.shape].stride];
+      for (uint32_t i = 0; i < n_keys(node); ++i)
+        if (const uint8_t mask = i == 0 ? first : held; mask != 0) visit(group, mask, keys[i]);
+    }
+  }
+}
+
+}  // namespace kvatlas

@@ -1,0 +1,238 @@
+// Python bindings of ingest/native; _native.pyi describes them. No logic here.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unordered_map.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+
+#include "index/native/error.hpp"
+#include "index/native/table.hpp"
+#include "ingest/native/decode.hpp"
+#include "ingest/native/mirror.hpp"
+
+namespace nb = nanobind;
+using namespace kvatlas;
+
+namespace {
+
+nb::object text_or_none(const Text& text) {
+  if (!text.present) return nb::none();
+  return nb::steal(PyUnicode_DecodeUTF8(text.value.data(), static_cast<Py_ssize_t>(text.value.size()), "surrogateescape"));
+}
+
+// A decoded batch; keeps the payload, into which its texts point.
+class Decoder {
+ public:
+  void decode(nb::bytes payload) {
+    payload_ = payload;  // the old one is released after the batch no longer points into it
+    nb::gil_scoped_release unlocked;
+    kvatlas::decode(reinterpret_cast<const uint8_t*>(payload_.c_str()), payload_.size(), batch_);
+  }
+  const Batch& batch() const { return batch_; }
+
+  int32_t rank() const { return batch_.rank; }
+  uint64_t group_mask() const { return batch_.group_mask; }
+  uint64_t full_groups() const { return batch_.full_groups; }
+  uint64_t other_groups() const { return batch_.other_groups; }
+  uint32_t store_tiers() const { return batch_.store_tiers; }
+  uint32_t dense_block_size() const { return batch_.dense_block_size; }
+  nb::object ts() const { return batch_.has_ts ? nb::object(nb::float_(batch_.ts)) : nb::object(nb::none()); }
+  size_t n_events() const { return batch_.events.size(); }
+  uint32_t bad_events() const { return batch_.bad_events; }
+  uint32_t unknown_events() const { return batch_.unknown_events; }
+  bool broken() const { return batch_.broken; }
+  bool clean() const { return batch_.bad_events == 0 && batch_.unknown_events == 0 && !batch_.broken; }
+
+ private:
+  nb::bytes payload_;
+  Batch batch_;
+};
+
+nb::list span_list(const std::vector<uint64_t>& all, Span span) {
+  nb::list out;
+  for (uint32_t i = 0; i < span.count; ++i) out.append(all[span.begin + i]);
+  return out;
+}
+
+nb::object extra_key(const ExtraKey& key) {
+  nb::object text = nb::steal(PyUnicode_DecodeUTF8(key.value.data(), static_cast<Py_ssize_t>(key.value.size()), "surrogateescape"));
+  switch (key.form) {
+    case ExtraKey::Form::text: return text;
+    case ExtraKey::Form::bytes: return nb::bytes(key.value.data(), key.value.size());
+    case ExtraKey::Form::pair: return nb::make_tuple(text, key.offset);
+    case ExtraKey::Form::opaque: return nb::none();
+  }
+  return nb::none();
+}
+
+nb::object extra_keys(const Batch& batch, const Event& event) {
+  if (!event.has_extras) return nb::none();
+  nb::list blocks;
+  for (uint32_t i = 0; i < event.hashes.count; ++i) {
+    const size_t at = event.extras.begin + i;
+    if (event.extras.count == 0 || !batch.block_has_extras[at]) {
+      blocks.append(nb::none());
+      continue;
+    }
+    nb::list elements;
+    const Span span = batch.block_extras[at];
+    for (uint32_t e = 0; e < span.count; ++e) elements.append(extra_key(batch.extra_keys[span.begin + e]));
+    blocks.append(elements);
+  }
+  return blocks;
+}
+
+nb::object event_tuple(const Batch& batch, const Event& event) {
+  if (event.type == EventType::cleared) return nb::make_tuple("AllBlocksCleared");
+  if (event.type == EventType::removed)
+    return nb::make_tuple("BlockRemoved", span_list(batch.hashes, event.hashes), text_or_none(event.medium), event.group,
+                          text_or_none(event.locality), text_or_none(event.ownership));
+  nb::list tokens;
+  for (uint32_t i = 0; i < event.tokens.count; ++i) tokens.append(batch.tokens[event.tokens.begin + i]);
+  const nb::object parent = event.parent == 0 ? nb::object(nb::none()) : nb::object(nb::int_(event.parent));
+  const nb::object lora_id = !event.has_lora_id ? nb::object(nb::none()) : event.lora_id_negative ? nb::object(nb::int_(static_cast<int64_t>(event.lora_id))) : nb::object(nb::int_(event.lora_id));
+  const nb::object window = event.has_window ? nb::object(nb::int_(event.window)) : nb::object(nb::none());
+  return nb::make_tuple("BlockStored", span_list(batch.hashes, event.hashes), parent, tokens, event.block_size, lora_id,
+                        text_or_none(event.medium), text_or_none(event.lora_name), text_or_none(event.cache_salt),
+                        extra_keys(batch, event), event.group, text_or_none(event.kind), window,
+                        text_or_none(event.locality), text_or_none(event.ownership));
+}
+
+// For tests: a payload as plain objects, in the shape that test_decode_differential.py expects.
+nb::tuple decode_events(nb::bytes payload) {
+  Batch batch;
+  decode(reinterpret_cast<const uint8_t*>(payload.c_str()), payload.size(), batch);
+  nb::list events, errors;
+  for (const Event& event : batch.events) events.append(event_tuple(batch, event));
+  for (uint32_t i = 0; i < batch.bad_events; ++i) errors.append("bad_event");
+  if (batch.broken) errors.append("broken_payload");
+  const nb::object ts = batch.has_ts ? nb::object(nb::float_(batch.ts)) : nb::object(nb::none());
+  const nb::object rank = batch.rank < 0 ? nb::object(nb::none()) : nb::object(nb::int_(batch.rank));
+  return nb::make_tuple(ts, rank, events, errors, batch.unknown_events);
+}
+
+// The mirror's new delta records go straight into the tables, one a shard. False, and nothing is
+// done, when the mirror must be told of lanes or stores first.
+bool apply(Mirror& mirror, const Decoder& decoder, const std::vector<std::shared_ptr<Table>>& tables) {
+  nb::gil_scoped_release unlocked;
+  if (!mirror.knows(decoder.batch())) return false;
+  mirror.apply(decoder.batch());
+  mirror.flush([&](uint32_t shard, const std::vector<uint8_t>& delta) { if (!delta.empty()) tables.at(shard)->apply(delta.data(), delta.size()); });
+  return true;
+}
+
+nb::list take(Mirror& mirror) {
+  nb::list out;
+  mirror.flush([&](uint32_t, const std::vector<uint8_t>& delta) { out.append(nb::bytes(delta.data(), delta.size())); });
+  return out;
+}
+
+nb::list content(Mirror& mirror, uint32_t n_shards) {
+  nb::list out;
+  for (const auto& delta : mirror.content(n_shards)) out.append(nb::bytes(delta.data(), delta.size()));
+  return out;
+}
+
+nb::dict residency(Mirror& mirror) {
+  nb::dict groups;
+  mirror.each_resident([&](uint16_t group, uint8_t mask, uint64_t key) {
+    nb::int_ name(group);
+    if (!groups.contains(name)) groups[name] = nb::dict();
+    nb::dict blocks = nb::cast<nb::dict>(groups[name]);
+    nb::int_ block(key);
+    const long before = blocks.contains(block) ? nb::cast<long>(blocks[block]) : 0;
+    blocks[block] = before | mask;
+  });
+  return groups;
+}
+
+nb::dict counts(const Mirror& mirror) {
+  nb::dict out;
+  for (uint8_t c = 0; c < static_cast<uint8_t>(Count::kCounts); ++c) out[count_name(static_cast<Count>(c))] = mirror.count(static_cast<Count>(c));
+  return out;
+}
+
+nb::dict sizes(Mirror& mirror) {
+  const Mirror::Sizes s = mirror.sizes();
+  nb::dict out;
+  out["nodes"] = s.nodes;
+  out["ghosts"] = s.ghosts;
+  out["orphans"] = s.orphans;
+  out["orphan_bytes"] = s.orphan_bytes;
+  out["bytes"] = s.bytes;
+  out["held_gpu"] = s.held_gpu;
+  out["held_cpu"] = s.held_cpu;
+  out["holes"] = s.holes;
+  out["closed"] = s.closed;
+  return out;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::module_::import_("kvatlas.index._native");  // registers Keyspace, Table and the exceptions
+  nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+    try {
+      std::rethrow_exception(p);
+    } catch (const Error& e) {
+      const char* name = e.kind() == ErrorKind::decode ? "DecodeError" : e.kind() == ErrorKind::input ? "InputError" : "TableFileError";
+      nb::object type = nb::module_::import_("kvatlas.index.errors").attr(name);
+      PyErr_SetString(type.ptr(), e.what());
+    }
+  });
+
+  nb::class_<Decoder>(m, "Decoder")
+      .def(nb::init<>())
+      .def("decode", &Decoder::decode, nb::arg("payload"))
+      .def_prop_ro("rank", &Decoder::rank)
+      .def_prop_ro("group_mask", &Decoder::group_mask)
+      .def_prop_ro("full_groups", &Decoder::full_groups)
+      .def_prop_ro("other_groups", &Decoder::other_groups)
+      .def_prop_ro("store_tiers", &Decoder::store_tiers)
+      .def_prop_ro("dense_block_size", &Decoder::dense_block_size)
+      .def_prop_ro("ts", &Decoder::ts)
+      .def_prop_ro("n_events", &Decoder::n_events)
+      .def_prop_ro("clean", &Decoder::clean)
+      .def_prop_ro("bad_events", &Decoder::bad_events)
+      .def_prop_ro("unknown_events", &Decoder::unknown_events)
+      .def_prop_ro("broken", &Decoder::broken);
+
+  nb::class_<Store>(m, "Store")
+      .def(nb::init<uint32_t>(), nb::arg("lane"))
+      .def_prop_ro("lane", &Store::lane)
+      .def("clear", &Store::clear)
+      .def("__len__", &Store::size)
+      .def("keys", [](const Store& store) {
+        nb::set keys;
+        store.each([&](const Meaning& meaning) {
+          for (uint64_t key : meaning.keys) keys.add(nb::int_(key));
+        });
+        return keys;
+      });
+
+  nb::class_<Mirror>(m, "Mirror")
+      .def("__init__",
+           [](Mirror* self, const Keyspace& keyspace, uint32_t n_shards, uint64_t ghosts_max, uint64_t orphans_max, uint64_t orphan_bytes_max) {
+             new (self) Mirror(keyspace, n_shards, {ghosts_max, orphans_max, orphan_bytes_max});
+           },
+           nb::arg("keyspace"), nb::arg("n_shards") = 1, nb::arg("ghosts_max") = 8192, nb::arg("orphans_max") = 4096,
+           nb::arg("orphan_bytes_max") = uint64_t{4} << 20)
+      .def("set_lane", &Mirror::set_lane, nb::arg("group"), nb::arg("lane"), nb::arg("full_attention") = true)
+      .def("set_stores", &Mirror::set_stores, nb::arg("disk").none(), nb::arg("storage").none(), nb::arg("attached"))
+      .def("set_lora_names", &Mirror::set_lora_names, nb::arg("names"))
+      .def("apply", &apply, nb::arg("batch"), nb::arg("tables"))
+      .def("gather", [](Mirror& mirror, const Decoder& decoder) {
+            nb::gil_scoped_release unlocked;
+            mirror.apply(decoder.batch());
+          }, nb::arg("batch"))
+      .def("restart", &Mirror::restart, nb::arg("keyspace"))
+      .def("take", &take)
+      .def("content", &content, nb::arg("n_shards"))
+      .def("residency", &residency)
+      .def("counts", &counts)
+      .def("sizes", &sizes);
+
+  m.def("decode_events", &decode_events, nb::arg("payload"));
+}
