@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from kvatlas.index.errors import InputError
 from kvatlas.index.keys import Feature, TokenIds
-from kvatlas.index.scores import DEFAULT_TIER_WEIGHTS, TIERS, Explanation, Scores, Worker
+from kvatlas.index.scores import DEFAULT_TIER_WEIGHTS, TIERS, Explanation, Scores
 from kvatlas.index.shards import ShardedIndex
 from kvatlas.ingest._native import Decoder
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
@@ -71,7 +71,7 @@ class Atlas:
                 worker.last_event_ts = self._decoder.ts
                 if not worker.mirror.apply(self._decoder, self._index.tables):
                     self._fleet.prepare(worker, self._decoder)
-                    worker.mirror.apply(self._decoder, self._index.tables)
+                    worker.mirror.apply(self._decoder, self._index.tables, told=True)
 
     def _name(self, topic: bytes) -> tuple[str, str]:
         """Pod and model of a topic: its own words, else the pod's configuration, else the defaults."""
@@ -89,9 +89,14 @@ class Atlas:
 
     def _admit(self, model: str, pod: str) -> WorkerState | None:
         """The worker that the decoded batch is from; None while the block size is unknown."""
-        state = self._fleet.model(model)
+        fleet, size = self._fleet, self._decoder.dense_block_size
+        state = fleet.models.get(model)
+        if state is None:
+            if size == 0 and model not in self.config.models:
+                return None  # nothing is kept of a model before it has a block
+            state = fleet.model(model)
         if state.block_size_configured is None:
-            self._fleet.learn_block_size(state, self._decoder.dense_block_size)
+            fleet.learn_block_size(state, size)
         if state.keyspace is None:
             return None
         return self._fleet.worker(state, pod, max(self._decoder.rank, 0))
@@ -126,12 +131,16 @@ class Atlas:
         `pods`: only these. A model that no server has announced scores nothing.
         """
         fleet = self._fleet
-        names = fleet.names
         state = fleet.models.get(model)
         keys = _keys(state, token_ids, lora, cache_salt, features)
-        matches = self._index.match(keys, None if pods is None else fleet.allowed(model, pods))
+        # Keys of two models never meet, but fnv64a_cbor puts a LoRA's name in the model's place.
+        chosen = pods is not None or (lora is not None and self.config.algorithm != "fold64")
+        allowed = fleet.allowed(state, pods) if chosen and state is not None else None
+        matches = self._index.match(keys, allowed)
         block_size = state.block_size if state is not None else 0
-        return Scores(matches, names, self._weights, prompt_blocks=len(keys), block_size_tokens=block_size)
+        return Scores(
+            matches, fleet.names, self._weights, prompt_blocks=len(keys), block_size_tokens=block_size
+        )
 
     def explain(
         self,

@@ -62,8 +62,8 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Stores per worker that wait for an unknown parent."""
     orphan_bytes_max: int = 4 << 20
     """Their bytes per worker."""
-    workers_max: int = 32768
-    """Workers at one time; further ones are refused."""
+    workers_max: int = 8192
+    """Workers, and models, at one time; further ones are refused."""
 
     def __post_init__(self) -> None:
         _check("algorithm", self.algorithm, self.algorithm in get_args(Algorithm), f"one of {get_args(Algorithm)}")

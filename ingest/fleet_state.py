@@ -113,6 +113,8 @@ class FleetState:
     def model(self, name: str) -> ModelState:
         state = self.models.get(name)
         if state is None:
+            if len(self.models) >= self._config.workers_max:
+                raise InputError(f"models: expected at most {self._config.workers_max}, got {name!r} beyond")
             config = self._config.models.get(name)
             size = config.block_size_tokens if config is not None else None
             state = ModelState(name, size, config.lora_names if config is not None else {})
@@ -188,13 +190,17 @@ class FleetState:
         """Tell mirror and roster what the worker consists of now."""
         for group, lane in worker.lanes.items():
             worker.mirror.set_lane(group, lane, group in worker.full_groups)
-        natives = {name: store.native for name, store in worker.stores.items()}
-        disk = natives.get(self._store_name(worker, DISK))
-        storage = natives.get(self._store_name(worker, STORAGE))
-        worker.mirror.set_stores(disk, storage, [natives[name] for name in sorted(natives)])
+        stores = self.models[worker.model].stores
+        disk = stores.get(self._store_name(worker, DISK))
+        storage = stores.get(self._store_name(worker, STORAGE))
+        worker.mirror.set_stores(
+            disk and disk.native,
+            storage and storage.native,
+            [worker.stores[name].native for name in sorted(worker.stores)],
+        )
         lanes = [lane for group, lane in worker.lanes.items() if group in worker.full_groups]
-        stores = [store.lane for store in worker.stores.values()]
-        self._index.roster.set(worker.number, lanes, stores if lanes else [])
+        store_lanes = [store.lane for store in worker.stores.values()]
+        self._index.roster.set(worker.number, lanes, store_lanes if lanes else [])
 
     def _store_name(self, worker: WorkerState, tier: int) -> str:
         if tier == DISK:
@@ -213,10 +219,26 @@ class FleetState:
         elif self._next_lane < _LANES_MAX:
             lane = self._next_lane
             self._next_lane += 1
+        elif self._drop_unused_store():
+            lane = self._free_lanes.pop()
         else:
             raise InputError(f"lanes: expected at most {_LANES_MAX}, got one for {name!r} beyond")
         self.lane_names[lane] = name
         return lane
+
+    def _drop_unused_store(self) -> bool:
+        """Where lanes run out: forget the oldest store that no worker is attached to."""
+        for state in self.models.values():
+            attached = {name for worker in state.workers.values() for name in worker.stores}
+            for name in [name for name in state.stores if name not in attached]:
+                self._give_back(state.stores.pop(name).lane)
+                return True
+        return False
+
+    def _give_back(self, lane: int) -> None:
+        self._clear_lane(lane)
+        self.lane_names.pop(lane, None)
+        self._free_lanes.append(lane)
 
     def _clear_lane(self, lane: int) -> None:
         record = bytes((3, 0, 0, 0)) + bytes(4) + lane.to_bytes(4, "little") + bytes(12)
@@ -230,17 +252,15 @@ class FleetState:
                 self._index.roster.set(worker.number, [], [])
                 self.names.pop(worker.number, None)
                 for lane in worker.lanes.values():
-                    self._clear_lane(lane)
-                    self.lane_names.pop(lane, None)
-                    self._free_lanes.append(lane)
+                    self._give_back(lane)
 
-    def allowed(self, model: str, pods: Iterable[str]) -> bytearray:
-        """One byte a worker number: 1 for the workers of these pods."""
+    def allowed(self, model: ModelState, pods: Iterable[str] | None) -> bytearray:
+        """One byte a worker number: 1 for the model's workers, of these pods where given."""
         mask = bytearray(self._next_worker)
-        wanted = {pods} if isinstance(pods, str) else set(pods)
-        for number, (pod, _) in list(self.names.items()):
-            if pod in wanted and number < len(mask):
-                mask[number] = 1
+        wanted = None if pods is None else {pods} if isinstance(pods, str) else set(pods)
+        for worker in list(model.workers.values()):
+            if (wanted is None or worker.pod in wanted) and worker.number < len(mask):
+                mask[worker.number] = 1
         return mask
 
     def residency(self, model: str) -> dict[tuple[str, int, int] | str, dict[int, int]]:

@@ -117,10 +117,11 @@ class ReplaySocket:
             batches = [batch for batch in self._buffer if batch[0] >= start]
         for sequence, payload in batches:
             send([*envelope, *self._heading, sequence.to_bytes(8, "big"), payload])
-        send([*envelope, *self._end])
+        # Counted first, so that whoever has the end also sees it in the statistics.
         with self._lock:
             self._counts["replays"] += 1
             self._counts["replayed"] += len(batches)
+        send([*envelope, *self._end])
 
 
 def bind(socket: zmq.Socket[bytes], endpoint: str, deadline_s: float) -> str:

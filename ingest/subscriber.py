@@ -82,7 +82,8 @@ class Subscriber:
         self._socket = self._context.socket(zmq.SUB)
         self._socket.set(zmq.RCVHWM, messages_max)
         self._socket.set(zmq.MAXMSGSIZE, message_bytes_max)
-        self._socket.set(zmq.IPV6, 1)
+        # To connect, names may resolve either way; bound to an IPv4 address, it would name itself in IPv6.
+        self._socket.set(zmq.IPV6, not bind or any("[" in endpoint for endpoint in endpoints))
         self._socket.subscribe(b"")
         self._monitor = self._socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED

@@ -225,7 +225,12 @@ NB_MODULE(_native, m) {
       .def("close", &Table::close);
 
   nb::class_<TableReader, Source>(m, "TableReader")
-      .def(nb::init<const std::string&, uint64_t>(), nb::arg("path"), nb::arg("age_ms_max") = 5000)
+      .def("__init__",
+           [](TableReader* self, const std::string& path, int64_t age_ms_max) {
+             if (age_ms_max < 1) throw Error(ErrorKind::input, "age_ms_max: expected at least 1, got " + std::to_string(age_ms_max));
+             new (self) TableReader(path, static_cast<uint64_t>(age_ms_max));
+           },
+           nb::arg("path"), nb::arg("age_ms_max") = 5000)
       .def_prop_ro("incarnation", &TableReader::incarnation)
       .def_prop_ro("age_ms", &TableReader::age_ms);
 

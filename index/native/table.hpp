@@ -106,7 +106,7 @@ class Table final : public Source {
   void copy_slot(const Slot& slot);
   void drop(uint64_t word);
   uint64_t generation_bytes_max() const;
-  std::shared_ptr<Generation> new_generation(uint64_t n_homes);
+  std::shared_ptr<Generation> new_generation(uint64_t entries);  // with room for these and more
   void require_open() const;
 
   const uint64_t bytes_max_;

@@ -70,7 +70,8 @@ struct Batch {
   uint64_t group_mask = 0;   // groups named by stores with at least one hash
   uint64_t full_groups = 0;  // of these, whose last spec kind in the batch is full attention
   uint64_t other_groups = 0; // ... is another one; groups in neither were given no kind
-  uint32_t store_tiers = 0;  // bits of disk and storage, where such stores name them
+  uint32_t store_tiers = 0;    // bits of disk and storage, where stores name at least one hash
+  uint32_t removed_tiers = 0;  // the same of removals
 
   void clear();
 };

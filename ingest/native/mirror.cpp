@@ -1,4 +1,5 @@
-// The mirror's rules for events. Nodes, copies and what they emit: mirror_nodes.cpp.
+// The mirror's rules for events. Nodes, copies and what they emit: mirror_nodes.cpp; the whole of
+// it, exported, measured or emptied: mirror_content.cpp.
 #include "ingest/native/mirror.hpp"
 
 #include <algorithm>
@@ -8,20 +9,9 @@
 
 namespace kvatlas {
 
-const char* count_name(Count count) {
-  static constexpr const char* kNames[] = {
-      "events_stored", "events_removed", "events_cleared", "blocks_stored", "blocks_removed",
-      "duplicates", "reported", "unresolved", "removed_unknown", "removed_not_held", "partial_block", "lora_unnamed",
-      "extras_absent", "extras_opaque", "extras_ambiguous", "extras_unsupported", "extras_without_offset",
-      "extras_misaligned", "chain_unindexed", "unknown_medium", "orphaned", "orphans_stitched", "orphans_dropped",
-      "store_parts", "copies_saturated", "no_lane", "block_sizes", "nodes_full"};
-  static_assert(sizeof kNames / sizeof *kNames == static_cast<size_t>(Count::kCounts));
-  return kNames[static_cast<size_t>(count)];
-}
-
 Mirror::Mirror(Keyspace keyspace, uint32_t n_shards, MirrorLimits limits)
     : keyspace_(std::move(keyspace)), limits_(limits), out_(n_shards), by_engine_key_(EngineKeyOf{&nodes_}),
-      by_first_key_(FirstKeyOf{this}), orphans_(limits.orphans_max, limits.orphan_bytes_max) {
+      by_key_(KeyOf{&nodes_}), orphans_(limits.orphans_max, limits.orphan_bytes_max) {
   if (n_shards < 1 || n_shards > 65536) throw Error(ErrorKind::input, "n_shards: expected 1 to 65536, got " + std::to_string(n_shards));
   if (limits.ghosts_max < 1) throw Error(ErrorKind::input, "ghosts_max: expected at least 1");
 }
@@ -39,12 +29,14 @@ void Mirror::set_lane(uint16_t group, uint32_t lane, bool full_attention) {
 bool Mirror::knows(const Batch& batch) {
   std::lock_guard turn(mutex_);
   const uint32_t stores = (disk_ ? 4u : 0u) | (storage_ ? 8u : 0u);
-  return (batch.group_mask & ~groups_) == 0 && (batch.store_tiers & ~stores) == 0 &&
+  return (batch.group_mask & ~groups_) == 0 && (batch.removed_tiers & ~stores) == 0 && (batch.store_tiers & ~attached_tiers_) == 0 &&
          (batch.full_groups & ~full_groups_) == 0 && (batch.other_groups & full_groups_) == 0;
 }
 
 void Mirror::set_stores(std::shared_ptr<Store> disk, std::shared_ptr<Store> storage, std::vector<std::shared_ptr<Store>> attached) {
   std::lock_guard turn(mutex_);
+  auto is_attached = [&](const std::shared_ptr<Store>& store) { return store && std::find(attached.begin(), attached.end(), store) != attached.end(); };
+  attached_tiers_ = (is_attached(disk) ? 4u : 0u) | (is_attached(storage) ? 8u : 0u);
   disk_ = std::move(disk);
   storage_ = std::move(storage);
   attached_ = std::move(attached);
@@ -70,26 +62,6 @@ void Mirror::apply(const Batch& batch) {
     mark(DeltaOp::close, lanes_[0]);
     announced_closed_ = true;
   }
-}
-
-void Mirror::restart(Keyspace keyspace) {
-  std::lock_guard turn(mutex_);
-  keyspace_ = std::move(keyspace);
-  nodes_ = NodePool();
-  by_engine_key_ = NodeIndex<EngineKeyOf>(EngineKeyOf{&nodes_});
-  by_first_key_ = NodeIndex<FirstKeyOf>(FirstKeyOf{this});
-  segments_ = Segments();
-  shapes_.clear();
-  group_copies_.clear();
-  emitted_.clear();
-  part_salts_.clear();
-  ghost_queue_.clear();
-  orphans_.clear();
-  fresh_.clear();
-  n_ghosts_ = n_nodes_ = held_gpu_ = held_cpu_ = holes_ = n_not_gpu_ = n_parts_ = 0;
-  for (uint16_t group = 0; group < lanes_.size(); ++group)
-    if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
-  announced_closed_ = false;
 }
 
 void Mirror::stored(const Batch& batch, const Event& event) {
@@ -140,6 +112,7 @@ void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::v
     if (i + kAhead < n) by_engine_key_.prefetch(hashes[i + kAhead]);
     NodeId id = find(hashes[i]);
     if (id == kNoNode) id = create(hashes[i], tip, batch, event, i);
+    else if (counting_) relink(id, tip.node);
     if (id == kNoNode) break;  // no room: counted
     const NodeId parent = tip.node;
     tip = tip_of(id);
@@ -301,6 +274,7 @@ void Mirror::cleared() {
     if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
   announced_closed_ = false;
   emitted_.clear();
+  key_counts_.clear();
   orphans_.clear();
   held_gpu_ = held_cpu_ = holes_ = n_not_gpu_ = 0;
   for (auto at = group_copies_.begin(); at != group_copies_.end();) {
@@ -359,58 +333,15 @@ void Mirror::stitch(const Batch& batch, const Event& event) {
     std::erase(ready_, number);
     const Orphan orphan = orphans_.take(number);
     const NodeId parent = find(orphan.parent);
-    if (parent == kNoNode) continue;  // forgotten again meanwhile
+    if (parent == kNoNode) {  // forgotten again meanwhile
+      tally(Count::orphans_dropped);
+      continue;
+    }
     decode_event(orphan.raw, orphan_batch_);
     place(orphan_batch_, orphan_batch_.events.at(0), tip_of(parent), &orphan.cancelled);
     tally(Count::orphans_stitched);
     for (uint64_t hash : orphan.hashes) orphans_.children_of(hash, ready_);
   }
-}
-
-std::vector<std::vector<uint8_t>> Mirror::content(uint32_t n_shards) {
-  std::lock_guard turn(mutex_);
-  std::vector<DeltaWriter> out(n_shards);
-  out.swap(out_);
-  shard_segment_ = 0, shard_ = 0;
-  const bool announced = announced_closed_;
-  for (uint16_t group = 0; group < lanes_.size(); ++group)
-    if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
-  for (NodeId id = 0; id < nodes_.end(); ++id) {
-    const Node& node = nodes_[id];
-    if (node.is(kForgotten) || find(node.engine_key) != id || !node.is(kIndexed)) continue;
-    for (uint16_t group = 0; group < lanes_.size(); ++group) {
-      if ((groups_ >> group & 1) == 0) continue;
-      const uint8_t held = copies(id, group).mask();
-      for (uint8_t tier : {uint8_t{1}, uint8_t{2}, uint8_t{16}}) {
-        if ((held & tier) == 0) continue;
-        const bool skip_first = part_of(node) != nullptr && !first_key_covered(id, group, tier);
-        emit_keys(id, group, tier, true, skip_first ? 1 : 0);
-      }
-    }
-  }
-  if (announced) mark(DeltaOp::close, lanes_[0]);
-  out.swap(out_);
-  shard_segment_ = 0, shard_ = 0;
-  std::vector<std::vector<uint8_t>> content;
-  for (const DeltaWriter& writer : out) content.push_back(writer.bytes());
-  return content;
-}
-
-Mirror::Sizes Mirror::sizes() {
-  std::lock_guard turn(mutex_);
-  Sizes s{};
-  s.nodes = n_nodes_;
-  s.ghosts = n_ghosts_;
-  s.orphans = orphans_.size();
-  s.orphan_bytes = orphans_.bytes();
-  s.held_gpu = held_gpu_;
-  s.held_cpu = held_cpu_;
-  s.holes = holes_;
-  s.closed = is_closed();
-  s.bytes = sizeof *this + nodes_.bytes() + by_engine_key_.bytes() + by_first_key_.bytes() + segments_.bytes() + orphans_.bytes() +
-            group_copies_.size() * 48 + emitted_.size() * 32 + ghost_queue_.size() * sizeof(ghost_queue_[0]);
-  for (const Shape& shape : shapes_) s.bytes += shape.bytes();
-  return s;
 }
 
 }  // namespace kvatlas

@@ -24,7 +24,9 @@
 
 #include "index/native/delta.hpp"
 #include "index/native/keys.hpp"
+#include "index/native/match.hpp"
 #include "ingest/native/decode.hpp"
+#include "ingest/native/key_counts.hpp"
 #include "ingest/native/nodes.hpp"
 #include "ingest/native/orphans.hpp"
 #include "ingest/native/store.hpp"
@@ -52,7 +54,8 @@ class Mirror {
 
   // Where a group's blocks are resident, and whether it is a full-attention group.
   void set_lane(uint16_t group, uint32_t lane, bool full_attention);
-  // Stores the worker is attached to; `disk` and `storage` receive its events of these tiers.
+  // Stores the worker is attached to; `disk` and `storage` receive its events of these tiers,
+  // attached or not (a file may be removed by a pod that never wrote one).
   void set_stores(std::shared_ptr<Store> disk, std::shared_ptr<Store> storage, std::vector<std::shared_ptr<Store>> attached);
   void set_lora_names(std::unordered_map<uint64_t, std::string> names);
 
@@ -101,9 +104,9 @@ class Mirror {
     const NodePool* nodes;
     uint64_t operator()(NodeId id) const { return (*nodes)[id].engine_key; }
   };
-  struct FirstKeyOf {
-    const Mirror* mirror;
-    uint64_t operator()(NodeId id) const { return mirror->first_key(id); }
+  struct KeyOf {  // of nodes that are one index block
+    const NodePool* nodes;
+    uint64_t operator()(NodeId id) const { return (*nodes)[id].key; }
   };
 
   void tally(Count c, uint64_t n = 1) { counts_[static_cast<size_t>(c)] += n; }
@@ -129,10 +132,12 @@ class Mirror {
   NodeId create_known(uint64_t engine_key, const Meaning& meaning);
   void key_whole(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras);
   void key_parts(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras);
+  void relink(NodeId id, NodeId parent);
+  void join_family(NodeId id, Part& part, NodeId parent);
+  void leave_family(Part& part);
   bool gather(NodeId id, uint32_t begin_token, uint32_t end_token, uint32_t* out, NodeId* first) const;
   int shape_for(uint32_t block_size, bool parts);
   Meaning meaning_of(const Node& node) const;
-  uint64_t first_key(NodeId id) const;
   uint32_t n_keys(const Node& node) const;
   const Part* part_of(const Node& node) const;
   Part* part_of(const Node& node);
@@ -142,6 +147,7 @@ class Mirror {
   void trim_ghosts();
 
   // Copies and residency.
+  static uint64_t copies_key(NodeId id, uint16_t group) { return static_cast<uint64_t>(id) << 6 | group; }
   Copies copies(NodeId id, uint16_t group) const;
   void put_copies(NodeId id, uint16_t group, const Copies& now);
   bool has_copies(NodeId id) const;
@@ -151,10 +157,13 @@ class Mirror {
   void link(NodeId id, NodeId parent);
   void unlink(NodeId id);
   void emit(NodeId id, uint16_t group, uint8_t tier, bool on);
+  template <class Visit>
+  void each_key(NodeId id, uint32_t begin, Visit visit) const;  // (segment key, block key) from the begin-th on
   void emit_keys(NodeId id, uint16_t group, uint8_t tier, bool on, uint32_t begin);
   void emit_family(NodeId id, uint16_t group, uint8_t tier, uint32_t end_token);
   bool first_key_covered(NodeId id, uint16_t group, uint8_t tier) const;
-  bool shared(NodeId id, uint16_t group, uint8_t tier) const;
+  bool turns(NodeId id, uint64_t key, uint16_t group, uint8_t tier, bool on);
+  void begin_counting();
   void put(DeltaOp op, uint8_t tiers, uint32_t lane, uint64_t segment_key, uint64_t key);
   void mark(DeltaOp op, uint32_t lane);
   void emit_meaning(const Meaning& meaning, const std::vector<bool>& which, DeltaOp op, uint8_t tiers, uint32_t lane);
@@ -172,11 +181,16 @@ class Mirror {
   uint64_t full_groups_ = 0;  // of these, full-attention ones
   std::shared_ptr<Store> disk_, storage_;
   std::vector<std::shared_ptr<Store>> attached_;
+  uint32_t attached_tiers_ = 0;  // of disk_ and storage_
   std::unordered_map<uint64_t, std::string> lora_names_;
 
   NodePool nodes_;
   NodeIndex<EngineKeyOf> by_engine_key_;
-  NodeIndex<FirstKeyOf> by_first_key_;
+  // Two engine keys may mean one block key. While every engine block is an index block the nodes
+  // of a key are found by it; from the first that is not on, keys are counted.
+  NodeIndex<KeyOf> by_key_;
+  bool counting_ = false;
+  KeyCounts key_counts_;
   Segments segments_;
   std::vector<Shape> shapes_;
   std::unordered_map<uint64_t, Copies> group_copies_;   // node << 6 | group, groups other than 0
@@ -199,6 +213,22 @@ class Mirror {
   uint32_t shard_ = 0;
 };
 
+template <class Visit>
+void Mirror::each_key(NodeId id, uint32_t begin, Visit visit) const {
+  const Node& node = nodes_[id];
+  const Shape& shape = shapes_[node.shape];
+  if (shape.is_inline()) {
+    if (begin == 0) visit(segments_[node.segment].first_key, node.key);
+    return;
+  }
+  const uint64_t* keys = &shape.keys[node.key * shape.stride];
+  uint64_t segment_key = shape.segment_keys[node.key];
+  for (uint32_t i = 0; i < n_keys(node); ++i) {
+    if (i > 0 && (shape.first_blocks[node.key] + i) % kSegmentBlocks == 0) segment_key = keys[i];
+    if (i >= begin) visit(segment_key, keys[i]);
+  }
+}
+
 template <class Sink>
 void Mirror::flush(Sink sink) {
   std::lock_guard turn(mutex_);
@@ -217,12 +247,12 @@ void Mirror::each_resident(Visit visit) {
     for (uint16_t group = 0; group < 64; ++group) {
       if ((groups_ >> group & 1) == 0) continue;
       const uint8_t held = copies(id, group).mask();
-      const bool parts = part_of(node) != nullptr;
-      const auto found = parts ? emitted_.find(static_cast<uint64_t>(id) << 6 | group) : emitted_.end();
-      const uint8_t first = !parts ? held : found == emitted_.end() ? 0 : found->second;
-      const uint64_t* keys = shapes_[node.shape].is_inline() ? &node.key : &shapes_[node.shape].keys[node.key * shapes_[node.shape].stride];
-      for (uint32_t i = 0; i < n_keys(node); ++i)
-        if (const uint8_t mask = i == 0 ? first : held; mask != 0) visit(group, mask, keys[i]);
+      const auto found = part_of(node) == nullptr ? emitted_.end() : emitted_.find(copies_key(id, group));
+      const uint8_t first = part_of(node) == nullptr ? held : found == emitted_.end() ? uint8_t{0} : found->second;
+      uint32_t i = 0;
+      each_key(id, 0, [&](uint64_t, uint64_t key) {
+        if (const uint8_t mask = i++ == 0 ? first : held; mask != 0) visit(group, mask, key);
+      });
     }
   }
 }

@@ -1,4 +1,4 @@
-// The mirror's nodes: what engine blocks mean, how many copies lie where, what that emits.
+// The mirror's nodes: what engine blocks mean in block keys, and how long that is remembered.
 #include <algorithm>
 #include <cstring>
 
@@ -19,8 +19,6 @@ Count reason_of(Peeled peeled) {
   }
 }
 
-uint64_t copies_key(NodeId id, uint16_t group) { return static_cast<uint64_t>(id) << 6 | group; }
-
 }  // namespace
 
 // ---- meaning ----
@@ -34,12 +32,6 @@ uint32_t Mirror::n_keys(const Node& node) const {
   if (!node.is(kIndexed)) return 0;
   const Shape& shape = shapes_[node.shape];
   return shape.parts ? shape.family[node.key].n_keys : shape.stride;
-}
-
-uint64_t Mirror::first_key(NodeId id) const {
-  const Node& node = nodes_[id];
-  const Shape& shape = shapes_[node.shape];
-  return shape.is_inline() ? node.key : shape.keys[node.key * shape.stride];
 }
 
 Mirror::Tip Mirror::tip_of(NodeId id) const {
@@ -73,6 +65,7 @@ int Mirror::shape_for(uint32_t block_size, bool parts) {
   for (size_t i = 0; i < shapes_.size(); ++i)
     if (shapes_[i].block_size == block_size && shapes_[i].parts == parts) return static_cast<int>(i);
   if (shapes_.size() == kShapesMax) return -1;
+  if (!counting_ && (parts || block_size != keyspace_.block_size())) begin_counting();
   Shape shape{};
   shape.block_size = block_size;
   shape.stride = block_size / keyspace_.block_size() + (parts ? 1 : 0);
@@ -114,7 +107,7 @@ NodeId Mirror::create(uint64_t engine_key, const Tip& tip, const Batch& batch, c
     const BlockExtras* some = extras.empty() ? nullptr : &extras;
     if (parts) key_parts(id, tip, shapes_[node.shape], tokens, some);
     else key_whole(id, tip, shapes_[node.shape], tokens, some);
-    if (n_keys(node) > 0) by_first_key_.insert(first_key(id), id);
+    if (!counting_) by_key_.insert(node.key, id);
   }
   by_engine_key_.insert(engine_key, id);
   return id;
@@ -154,14 +147,7 @@ void Mirror::key_parts(NodeId id, const Tip& tip, Shape& shape, const uint32_t* 
   part.tip_key = tip.key;
   std::memcpy(&shape.tokens[static_cast<size_t>(slot) * shape.block_size], tokens, shape.block_size * sizeof(uint32_t));
   if (tip.node == kRoot && extras != nullptr && extras->has_salt) part_salts_[id] = std::string(extras->salt);
-  if (tip.node != kRoot) {
-    if (Part* above = part_of(nodes_[tip.node]); above != nullptr) {
-      part.parent = tip.node;
-      part.next_sibling = above->first_child;
-      if (above->first_child != kNoNode) part_of(nodes_[above->first_child])->previous_sibling = id;
-      above->first_child = id;
-    }
-  }
+  join_family(id, part, tip.node);
   shape.family[slot] = part;
   const uint32_t end = tip.token + shape.block_size;
   std::vector<uint32_t> words(block);
@@ -184,6 +170,37 @@ void Mirror::key_parts(NodeId id, const Tip& tip, Shape& shape, const uint32_t* 
   shape.first_blocks[slot] = tip.next_block;
   if (part.n_keys > 0)
     shape.segment_keys[slot] = tip.next_block % kSegmentBlocks == 0 ? shape.keys[static_cast<size_t>(slot) * shape.stride] : segments_[tip.segment].first_key;
+}
+
+void Mirror::join_family(NodeId id, Part& part, NodeId parent) {
+  Part* above = parent == kRoot ? nullptr : part_of(nodes_[parent]);
+  if (above == nullptr) return;  // an index block ends where the parent ends
+  part.parent = parent;
+  part.next_sibling = above->first_child;
+  if (above->first_child != kNoNode) part_of(nodes_[above->first_child])->previous_sibling = id;
+  above->first_child = id;
+}
+
+void Mirror::leave_family(Part& part) {
+  if (part.previous_sibling != kNoNode) part_of(nodes_[part.previous_sibling])->next_sibling = part.next_sibling;
+  else if (part.parent != kNoNode) part_of(nodes_[part.parent])->first_child = part.next_sibling;
+  if (part.next_sibling != kNoNode) part_of(nodes_[part.next_sibling])->previous_sibling = part.previous_sibling;
+  part.parent = part.next_sibling = part.previous_sibling = kNoNode;
+}
+
+// A known block whose parent was forgotten and has come again as another node.
+void Mirror::relink(NodeId id, NodeId parent) {
+  Part* part = part_of(nodes_[id]);
+  if (part == nullptr || part->parent == kNoNode || part->parent == parent || parent == kRoot) return;
+  const NodeId forgotten = part->parent;
+  if (!nodes_[forgotten].is(kForgotten)) return;
+  leave_family(*part);
+  join_family(id, *part, parent);
+  release(forgotten);
+  const uint32_t end_token = part->start_token + shapes_[nodes_[id].shape].block_size;
+  for (uint16_t group = 0; group < lanes_.size(); ++group)
+    for (uint8_t tier : {uint8_t{1}, uint8_t{2}, uint8_t{16}})
+      if (groups_ >> group & 1) emit_family(id, group, tier, end_token);
 }
 
 // The tokens [begin, end) of the chain that ends in `id`; *first: the node in which they begin.
@@ -262,7 +279,7 @@ NodeId Mirror::create_known(uint64_t engine_key, const Meaning& meaning) {
       shape.first_blocks[node.key] = meaning.first_block;
       shape.segment_keys[node.key] = meaning.segment_key;
     }
-    by_first_key_.insert(first_key(id), id);
+    if (!counting_) by_key_.insert(node.key, id);
   }
   by_engine_key_.insert(engine_key, id);
   return id;
@@ -296,7 +313,7 @@ void Mirror::trim_ghosts() {
 void Mirror::forget(NodeId id) {
   Node& node = nodes_[id];
   by_engine_key_.erase(node.engine_key, id);
-  if (n_keys(node) > 0) by_first_key_.erase(first_key(id), id);
+  if (node.is(kIndexed) && !counting_) by_key_.erase(node.key, id);
   node.set(kForgotten, true);
   node.set(kGhost, false);
   node.parent = kNoNode;
@@ -312,9 +329,7 @@ void Mirror::release(NodeId id) {
     NodeId above = kNoNode;
     if (part != nullptr) {
       above = part->parent;
-      if (part->previous_sibling != kNoNode) part_of(nodes_[part->previous_sibling])->next_sibling = part->next_sibling;
-      else if (above != kNoNode) part_of(nodes_[above])->first_child = part->next_sibling;
-      if (part->next_sibling != kNoNode) part_of(nodes_[part->next_sibling])->previous_sibling = part->previous_sibling;
+      leave_family(*part);
       --n_parts_;
       part_salts_.erase(id);
       for (uint16_t group = 0; group < lanes_.size(); ++group)
@@ -329,203 +344,6 @@ void Mirror::release(NodeId id) {
     nodes_.release(id);
     --n_nodes_;
     id = above;
-  }
-}
-
-// ---- copies ----
-
-Mirror::Copies Mirror::copies(NodeId id, uint16_t group) const {
-  if (group == 0) {
-    const Node& node = nodes_[id];
-    return {node.gpu, node.is(kGpuUnknown), node.is(kCpu), node.is(kCpuUnknown), node.is(kOther)};
-  }
-  const auto found = group_copies_.find(copies_key(id, group));
-  return found == group_copies_.end() ? Copies{} : found->second;
-}
-
-void Mirror::put_copies(NodeId id, uint16_t group, const Copies& now) {
-  if (group == 0) {
-    Node& node = nodes_[id];
-    node.gpu = now.gpu & kCopiesMax;
-    node.set(kGpuUnknown, now.gpu_unknown);
-    node.set(kCpu, now.cpu);
-    node.set(kCpuUnknown, now.cpu_unknown);
-    node.set(kOther, now.other);
-  } else if (now.none()) {
-    group_copies_.erase(copies_key(id, group));
-  } else {
-    group_copies_[copies_key(id, group)] = now;
-  }
-}
-
-// Whether any tier of any group holds it. A cpu copy nobody knows of does not count.
-bool Mirror::has_copies(NodeId id) const {
-  const Node& node = nodes_[id];
-  if (node.gpu > 0 || node.is(kCpu) || node.is(kOther)) return true;
-  if (group_copies_.empty()) return false;
-  for (uint16_t group = 1; group < lanes_.size(); ++group)
-    if ((groups_ >> group & 1) != 0 && copies(id, group).mask() != 0) return true;
-  return false;
-}
-
-// Every change of copies goes through here. `parent`: the node's place in its chain, where the
-// event tells it (kRoot, a node) or kNoNode.
-void Mirror::change(NodeId id, uint16_t group, const Copies& before, const Copies& now, NodeId parent) {
-  Node& node = nodes_[id];
-  if (node.is(kGhost) && now.mask() != 0) {
-    node.set(kGhost, false);
-    node.parent = kNoNode;
-    --n_ghosts_;
-  }
-  const uint8_t was = before.mask(), is = now.mask();
-  held_gpu_ += static_cast<uint64_t>((is & 1) - (was & 1));
-  held_cpu_ += static_cast<uint64_t>((is >> 1 & 1) - (was >> 1 & 1));
-  if (group == 0) {
-    n_not_gpu_ += static_cast<uint64_t>((is > 1) - (was > 1));
-    put_copies(id, group, now);
-    if ((is & 1) > (was & 1)) link(id, parent);
-    if ((is & 1) < (was & 1)) unlink(id);
-    if (!is_closed()) announce_open();
-  } else {
-    put_copies(id, group, now);
-  }
-  for (uint8_t tier : {uint8_t{1}, uint8_t{2}, uint8_t{16}})
-    if ((was ^ is) & tier) emit(id, group, tier, (is & tier) != 0);
-  if (is == 0 && !node.is(kGhost) && !has_copies(id)) haunt(id);
-}
-
-// The node has come to be held on gpu: its place in the chain counts for closedness.
-void Mirror::link(NodeId id, NodeId parent) {
-  Node& node = nodes_[id];
-  node.parent = parent;
-  holes_ -= node.gpu_children;
-  if (parent == kRoot) return;
-  if (parent == kNoNode) {
-    ++holes_;
-    return;
-  }
-  Node& above = nodes_[parent];
-  ++above.gpu_children;
-  if (above.gpu == 0) ++holes_;
-}
-
-void Mirror::unlink(NodeId id) {
-  Node& node = nodes_[id];
-  const NodeId parent = node.parent;
-  node.parent = kNoNode;
-  holes_ += node.gpu_children;
-  if (parent == kRoot) return;
-  if (parent == kNoNode) {
-    --holes_;
-    return;
-  }
-  Node& above = nodes_[parent];
-  --above.gpu_children;
-  if (above.gpu == 0) --holes_;
-  if (above.is(kForgotten)) release(parent);
-}
-
-// ---- deltas ----
-
-void Mirror::announce_open() {
-  if (!announced_closed_) return;
-  announced_closed_ = false;
-  mark(DeltaOp::open, lanes_[0]);
-}
-
-void Mirror::put(DeltaOp op, uint8_t tiers, uint32_t lane, uint64_t segment_key, uint64_t key) {
-  if (segment_key != shard_segment_) {
-    shard_ = shard_of(segment_key, static_cast<uint32_t>(out_.size()));
-    shard_segment_ = segment_key;
-  }
-  out_[shard_].put(op, tiers, lane, segment_key, key);
-}
-
-void Mirror::mark(DeltaOp op, uint32_t lane) {
-  for (DeltaWriter& out : out_) out.mark(op, lane);
-}
-
-void Mirror::emit(NodeId id, uint16_t group, uint8_t tier, bool on) {
-  const Node& node = nodes_[id];
-  if (!node.is(kIndexed)) return;
-  if (const Part* part = part_of(node); part != nullptr) {
-    if (!shared(id, group, tier)) emit_keys(id, group, tier, on, 1);
-    emit_family(id, group, tier, part->start_token + shapes_[node.shape].block_size);
-  } else if (!shared(id, group, tier)) {
-    emit_keys(id, group, tier, on, 0);
-  }
-}
-
-// Whether another engine key that means the same holds it in the same lane and tier.
-bool Mirror::shared(NodeId id, uint16_t group, uint8_t tier) const {
-  const Node& node = nodes_[id];
-  if (n_keys(node) == 0) return false;
-  return by_first_key_.find(first_key(id), [&](NodeId other) {
-    return other != id && nodes_[other].shape == node.shape && (copies(other, group).mask() & tier) != 0;
-  }) != kNoNode;
-}
-
-void Mirror::emit_keys(NodeId id, uint16_t group, uint8_t tier, bool on, uint32_t begin) {
-  const Node& node = nodes_[id];
-  const Shape& shape = shapes_[node.shape];
-  const DeltaOp op = on ? DeltaOp::add : DeltaOp::remove;
-  if (shape.is_inline()) {
-    if (begin == 0) put(op, tier, lanes_[group], segments_[node.segment].first_key, node.key);
-    return;
-  }
-  const uint64_t* keys = &shape.keys[node.key * shape.stride];
-  uint64_t segment_key = shape.segment_keys[node.key];
-  for (uint32_t i = 0; i < n_keys(node); ++i) {
-    if (i > 0 && (shape.first_blocks[node.key] + i) % kSegmentBlocks == 0) segment_key = keys[i];
-    if (i >= begin) put(op, tier, lanes_[group], segment_key, keys[i]);
-  }
-}
-
-// Parts: re-decides the first key of the node and of its descendants that begin before end_token.
-void Mirror::emit_family(NodeId id, uint16_t group, uint8_t tier, uint32_t end_token) {
-  std::vector<NodeId> pending{id};
-  const uint32_t block = keyspace_.block_size();
-  while (!pending.empty()) {
-    const NodeId at = pending.back();
-    pending.pop_back();
-    const Node& node = nodes_[at];
-    const Part& part = *part_of(node);
-    if (at != id && part.start_token / block * block >= end_token) continue;  // lies behind
-    if (part.n_keys > 0) {
-      uint8_t& emitted = emitted_[copies_key(at, group)];
-      const bool on = first_key_covered(at, group, tier);
-      if (on != ((emitted & tier) != 0)) {
-        emitted = static_cast<uint8_t>(on ? emitted | tier : emitted & ~tier);
-        const bool elsewhere = by_first_key_.find(first_key(at), [&](NodeId other) {
-          const auto found = emitted_.find(copies_key(other, group));
-          return other != at && found != emitted_.end() && (found->second & tier) != 0;
-        }) != kNoNode;
-        const Shape& shape = shapes_[node.shape];
-        if (!elsewhere) put(on ? DeltaOp::add : DeltaOp::remove, tier, lanes_[group], shape.segment_keys[node.key], shape.keys[node.key * shape.stride]);
-      }
-      if (emitted == 0) emitted_.erase(copies_key(at, group));
-    }
-    for (NodeId child = part.first_child; child != kNoNode; child = part_of(nodes_[child])->next_sibling) pending.push_back(child);
-  }
-}
-
-// Whether all engine blocks under the node's first index block are held.
-bool Mirror::first_key_covered(NodeId id, uint16_t group, uint8_t tier) const {
-  const uint32_t begin_token = shapes_[nodes_[id].shape].first_blocks[nodes_[id].key] * keyspace_.block_size();
-  for (NodeId at = id; at != kNoNode;) {
-    if ((copies(at, group).mask() & tier) == 0) return false;
-    const Part* part = part_of(nodes_[at]);
-    if (part->start_token <= begin_token) return true;
-    at = part->parent;
-  }
-  return false;
-}
-
-void Mirror::emit_meaning(const Meaning& meaning, const std::vector<bool>& which, DeltaOp op, uint8_t tiers, uint32_t lane) {
-  uint64_t segment_key = meaning.segment_key;
-  for (size_t i = 0; i < meaning.keys.size(); ++i) {
-    if (i > 0 && (meaning.first_block + i) % kSegmentBlocks == 0) segment_key = meaning.keys[i];
-    if (which[i]) put(op, tiers, lane, segment_key, meaning.keys[i]);
   }
 }
 

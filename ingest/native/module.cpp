@@ -114,10 +114,10 @@ nb::tuple decode_events(nb::bytes payload) {
 }
 
 // The mirror's new delta records go straight into the tables, one a shard. False, and nothing is
-// done, when the mirror must be told of lanes or stores first.
-bool apply(Mirror& mirror, const Decoder& decoder, const std::vector<std::shared_ptr<Table>>& tables) {
+// done, when the mirror should be told of lanes or stores first (unless it has been, `told`).
+bool apply(Mirror& mirror, const Decoder& decoder, const std::vector<std::shared_ptr<Table>>& tables, bool told) {
   nb::gil_scoped_release unlocked;
-  if (!mirror.knows(decoder.batch())) return false;
+  if (!told && !mirror.knows(decoder.batch())) return false;
   mirror.apply(decoder.batch());
   mirror.flush([&](uint32_t shard, const std::vector<uint8_t>& delta) { if (!delta.empty()) tables.at(shard)->apply(delta.data(), delta.size()); });
   return true;
@@ -172,17 +172,7 @@ nb::dict sizes(Mirror& mirror) {
 }  // namespace
 
 NB_MODULE(_native, m) {
-  nb::module_::import_("kvatlas.index._native");  // registers Keyspace, Table and the exceptions
-  nb::register_exception_translator([](const std::exception_ptr& p, void*) {
-    try {
-      std::rethrow_exception(p);
-    } catch (const Error& e) {
-      const char* name = e.kind() == ErrorKind::decode ? "DecodeError" : e.kind() == ErrorKind::input ? "InputError" : "TableFileError";
-      nb::object type = nb::module_::import_("kvatlas.index.errors").attr(name);
-      PyErr_SetString(type.ptr(), e.what());
-    }
-  });
-
+  nb::module_::import_("kvatlas.index._native");  // Keyspace, Table and what turns Error into exceptions
   nb::class_<Decoder>(m, "Decoder")
       .def(nb::init<>())
       .def("decode", &Decoder::decode, nb::arg("payload"))
@@ -222,7 +212,7 @@ NB_MODULE(_native, m) {
       .def("set_lane", &Mirror::set_lane, nb::arg("group"), nb::arg("lane"), nb::arg("full_attention") = true)
       .def("set_stores", &Mirror::set_stores, nb::arg("disk").none(), nb::arg("storage").none(), nb::arg("attached"))
       .def("set_lora_names", &Mirror::set_lora_names, nb::arg("names"))
-      .def("apply", &apply, nb::arg("batch"), nb::arg("tables"))
+      .def("apply", &apply, nb::arg("batch"), nb::arg("tables"), nb::arg("told") = false)
       .def("gather", [](Mirror& mirror, const Decoder& decoder) {
             nb::gil_scoped_release unlocked;
             mirror.apply(decoder.batch());

@@ -1,0 +1,81 @@
+"""Native core of the index: block keys, residency table, matching. Source: index/native/."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SEGMENT_BLOCKS: int
+"""Blocks in a segment."""
+
+class Keyspace:
+    """What seeds a chain of block keys. Immutable."""
+
+    @staticmethod
+    def fold64(secrets: bytes, block_size: int) -> Keyspace: ...
+    @staticmethod
+    def fnv64a_cbor(hash_seed: str, model: str, block_size: int) -> Keyspace: ...
+    @property
+    def block_size(self) -> int: ...
+    def root(self, lora: str | None = None) -> int:
+        """The key before a chain's first block."""
+    def keys(
+        self,
+        token_ids: object,
+        lora: str | None = None,
+        cache_salt: str | None = None,
+        features: Iterable[tuple[str, int, int]] | None = None,
+        parent: int | None = None,
+    ) -> npt.NDArray[np.uint64]:
+        """uint64 [n_blocks] of the full blocks; see kvatlas.block_keys."""
+
+class Source:
+    """Something that can be matched: a table here, or a reader of another process's."""
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> list[list[tuple[int, int]]]:
+        """(lane, tier bits) of each key. For tools and tests."""
+
+class Table(Source):
+    """A residency table. Any thread may call any method; `apply` calls take turns."""
+
+    def __init__(self, budget_bytes: int = ..., path: str | None = None) -> None:
+        """`path`: the control file of a shared-memory table; None: private memory."""
+    def apply(self, delta: bytes | bytearray | memoryview) -> int:
+        """Apply delta records, all or none; returns their number."""
+    def touch(self, segment_keys: npt.NDArray[np.uint64]) -> None:
+        """Tell that these segments are in use."""
+    def heartbeat(self) -> None:
+        """Tell readers in other processes that the writer lives."""
+    def statistics(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+class TableReader(Source):
+    """Reads a shared-memory table that another process writes."""
+
+    def __init__(self, path: str, age_ms_max: int = 5000) -> None:
+        """`age_ms_max`: how old the writer's heartbeat may be, ms."""
+    @property
+    def incarnation(self) -> int: ...
+    @property
+    def age_ms(self) -> int: ...
+
+class Roster:
+    """Which lanes and stores make up a worker's cache."""
+
+    def __init__(self) -> None: ...
+    def set(self, worker: int, lanes: Sequence[int], stores: Sequence[int]) -> None:
+        """Replace what a worker consists of; neither lanes nor stores: remove it."""
+
+class Index:
+    """Shards and roster, matched as one."""
+
+    def __init__(self, shards: Sequence[Source], roster: Roster) -> None: ...
+    def match(
+        self, keys: npt.NDArray[np.uint64], allowed: bytes | bytearray | None = None
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.uint32], int]:
+        """workers [n], blocks [n], tier_blocks [n, 5], slots probed."""
+    def shard_of(self, segment_key: int) -> int: ...
+
+def shard_of(segment_key: int, n_shards: int) -> int:
+    """The shard of the segment that begins with this key (jump consistent hash)."""

@@ -1,0 +1,45 @@
+"""Hypothesis profiles and the fixtures that tests of several folders share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadline: two busy cores make any single example slow now and then.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True)
+settings.register_profile(
+    "sanitize",
+    deadline=None,
+    max_examples=20,
+    stateful_step_count=30,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder that KVATLAS_SHARED names: recorded events, tokenizers, traces. Skips without it."""
+    path = os.environ.get("KVATLAS_SHARED")
+    if not path or not Path(path).is_dir():
+        pytest.skip("KVATLAS_SHARED names no folder")
+    return Path(path)
+
+
+@pytest.fixture
+def fuzz_seconds(request: pytest.FixtureRequest) -> float:
+    """How long one test marked `fuzz` may run: FUZZ_SECONDS, shared among those that run now."""
+    count = sum(item.get_closest_marker("fuzz") is not None for item in request.session.items)
+    return float(os.environ.get("FUZZ_SECONDS", "5")) / max(count, 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives every test marked `fuzz` a timeout that its FUZZ_SECONDS fit into."""
+    patience = float(os.environ.get("FUZZ_SECONDS", "5")) + 120
+    for item in items:
+        if item.get_closest_marker("fuzz") is not None:
+            item.add_marker(pytest.mark.timeout(patience))

@@ -1,0 +1,42 @@
+"""One real model server for the session, with an atlas that has heard it from its first event."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.observed_server import ObservedServer
+from tests.e2e.vllm_server import VllmServer, write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The Python of the environment that holds vLLM. Skips without it."""
+    path = os.environ.get("KVATLAS_VLLM_PYTHON")
+    if not path:
+        pytest.skip("KVATLAS_VLLM_PYTHON names no Python that has vLLM: see `make e2e`")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(vllm_python, tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def observed_for_long(
+    vllm_python: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ObservedServer]:
+    server = VllmServer(vllm_python, tiny_model, tmp_path_factory.mktemp("server"))
+    with server, ObservedServer(server) as observed:
+        yield observed
+
+
+@pytest.fixture
+def observed(observed_for_long: ObservedServer) -> ObservedServer:
+    """A server of 64 blocks with an empty cache."""
+    observed_for_long.reset()
+    return observed_for_long

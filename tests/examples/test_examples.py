@@ -1,0 +1,47 @@
+"""The examples run as a reader would run them, and print what they promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+SAID = {
+    "offline_events.py": (
+        "pod-a: 4.6 of 5 blocks, {'gpu': 3, 'cpu': 2}",
+        "pod-b: 3.0 of 5 blocks, {'gpu': 3}",
+        "pod-b: block 3 is not held here, but by pod-a",
+        "pod-b after its last batch: {'gpu': 4, 'cpu': 0}",
+        "not applied: {'bad_event': 1}",
+    ),
+    "index_as_library.py": (
+        "4800 tokens are 300 blocks",
+        "worker 0 holds the first 300 blocks: {'gpu': 300}",
+        "worker 1 holds the first 250 blocks: {'gpu': 200, 'cpu': 50}",
+        "worker 0 holds the first 128 blocks: {'gpu': 128}",
+        "no worker holds the first block",
+    ),
+}
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SAID)
+
+
+@pytest.mark.parametrize("name", sorted(SAID))
+def test_an_example_says_what_it_promises(name: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    printed = [line.strip() for line in finished.stdout.splitlines()]
+    for line in SAID[name]:
+        assert line in printed

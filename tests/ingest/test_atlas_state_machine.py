@@ -1,0 +1,263 @@
+"""The atlas, at several numbers of shards, beside a naive model of it, over random histories."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kvatlas import Atlas
+from kvatlas.index.keys import Algorithm
+from kvatlas.ingest.config import AtlasConfig, ModelConfig, PodConfig
+from kvatlas.ingest.events import EventBatch, EventError
+from tests.models import announcements as say
+from tests.models.atlas import Lane, NaiveAtlas, NaiveConfig
+from tests.models.content import LORA_NAMES, Chain
+from tests.models.mirror import Limits
+from tests.models.payloads import Shape, as_heard, packed
+
+QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") == "default"
+SHARDS = (1, 5) if QUICK else (1, 2, 5, 16)
+MODELS = sorted(say.BLOCK_SIZES)
+
+
+pod_names = [pod.name for pod in say.PODS] + ["nobody"]
+pod_filters = st.sampled_from([None] * 5 + [[], pod_names[:4], pod_names[3:]])
+
+
+def new_model(algorithm: str, limits: Limits) -> NaiveAtlas:
+    return NaiveAtlas(
+        NaiveConfig(
+            block_sizes=say.BLOCK_SIZES,
+            algorithm=algorithm,
+            lora_names={"m": LORA_NAMES},
+            stores=say.STORES,
+            limits=limits,
+        )
+    )
+
+
+def new_atlas(algorithm: Algorithm, shards: int, limits: Limits) -> Atlas:
+    models = {
+        name: ModelConfig(block_size_tokens=size, lora_names=LORA_NAMES if name == "m" else {})
+        for name, size in say.BLOCK_SIZES.items()
+    }
+    return Atlas(
+        AtlasConfig(
+            hash_seed="seed",
+            algorithm=algorithm,
+            shards=shards,
+            ghosts_max=limits.ghosts,
+            orphans_max=limits.orphans,
+            table_bytes_max=1 << 24,
+            models=models,
+            pods={name: PodConfig(stores=stores) for name, stores in say.STORES.items()},
+        )
+    )
+
+
+class AtlasBesideItsModel(RuleBasedStateMachine):
+    """What is announced goes to all of them; whatever can be asked is compared."""
+
+    @initialize(world=say.worlds, algorithm=st.sampled_from(["fold64", "fold64", "fnv64a_cbor"]))
+    def start(self, world: say.World, algorithm: Algorithm) -> None:
+        self.world = world
+        limits = world.limits if world.whole else Limits(orphans=world.limits.orphans)
+        self.model = new_model(algorithm, limits)
+        self.atlases = [new_atlas(algorithm, shards, limits) for shards in SHARDS]
+        self.pending: list[say.Said] = []
+        self.sequence: Counter[say.Worker] = Counter()
+        self.message: tuple[say.Pod, int, EventBatch, bytes] | None = None
+        self.keys_seen = {0, 1, 2**64 - 1}
+
+    def teardown(self) -> None:
+        for atlas in getattr(self, "atlases", []):
+            atlas.close()
+
+    def held(self) -> int:
+        mirrors = [m for by_worker in self.model.mirrors.values() for m in by_worker.values()]
+        return sum(len(mirror.copies) for mirror in mirrors)
+
+    # What is told.
+
+    def announce(self, announcement: say.Announcement, more: bool, shape: Shape) -> None:
+        """Adds to the worker's batch, and sends that unless `more` is to come."""
+        said = announcement.said(self.world)
+        if self.pending and self.pending[0].worker != said.worker:
+            self.send(Shape())
+        self.pending.append(said)
+        if not more:
+            self.send(shape)
+
+    def send(self, shape: Shape) -> None:
+        pod, rank = self.pending[0].worker
+        noise = [said.written for said in self.pending if said.event is None]
+        bad = EventError(index=0, path="", expected="", got="", reason="bad_event")
+        batch = EventBatch(
+            ts=1.5,
+            data_parallel_rank=rank,
+            events=tuple(as_heard(said.event, shape) for said in self.pending if said.event is not None),
+            errors=tuple(bad for written in noise if written is not say.UNHEARD),
+            unknown_events=sum(written is say.UNHEARD for written in noise),
+        )
+        payload = packed([said.written for said in self.pending], rank, shape)
+        self.pending = []
+        worker = (pod, rank or 0)
+        self.message = (pod, self.sequence[worker], batch, payload)
+        self.deliver()
+        self.sequence[worker] += 1
+
+    def deliver(self) -> None:
+        assert self.message is not None
+        pod, sequence, batch, payload = self.message
+        self.model.ingest(pod.name, pod.model, sequence, payload, batch)
+        for atlas in self.atlases:
+            atlas.ingest(pod.topic, sequence, payload)
+
+    @rule(first=say.dense, second=say.dense, shape=say.shapes)
+    def store(self, first: say.Dense, second: say.Dense, shape: Shape) -> None:
+        self.announce(first, False, shape)
+        self.announce(second, False, shape)
+
+    @rule(said=say.dense, more=say.often_no, shape=say.shapes)
+    def store_and_more(self, said: say.Dense, more: bool, shape: Shape) -> None:
+        self.announce(said, more, shape)
+
+    @rule(said=say.removed, more=say.often_no, shape=say.shapes)
+    def remove(self, said: say.Removed, more: bool, shape: Shape) -> None:
+        self.announce(said, more, shape)
+
+    @rule(dense=say.dense, said=say.sparse, together=st.booleans(), shape=say.shapes)
+    def store_sparsely(self, dense: say.Dense, said: say.Sparse, together: bool, shape: Shape) -> None:
+        """A group that keeps some blocks follows one that keeps all, as engines do."""
+        self.announce(replace(dense, run=said.run), together, shape)
+        self.announce(said, False, shape)
+
+    @rule(run=say.runs, cut=st.integers(1, 5), removed=st.booleans(), shape=say.shapes)
+    def store_out_of_order(self, run: say.Run, cut: int, removed: bool, shape: Shape) -> None:
+        """The tail comes before its head, and some of it is removed while it waits."""
+        head = say.Dense(replace(run, start=0, length=cut), group=0, twice=False)
+        tail = say.Dense(replace(run, start=cut), group=0, twice=False)
+        gone = say.Removed(replace(run, start=cut), group=0, medium=None, locality=None)
+        for said in (tail, gone, head) if removed else (tail, head):
+            self.announce(said, False, shape)
+
+    @rule(said=say.offloaded, evicted=st.booleans(), late=st.booleans(), shape=say.shapes)
+    def spill(self, said: say.Offloaded, evicted: bool, late: bool, shape: Shape) -> None:
+        """A run is stored, copied elsewhere and evicted, perhaps before the copy is announced."""
+        stored = say.Dense(said.run, said.group, twice=False)
+        gone = say.Removed(said.run, said.group, medium=None, locality=None)
+        steps: list[say.Announcement] = [stored, said]
+        if evicted:
+            steps = [stored, gone, said] if late else [stored, said, gone]
+        for step in steps:
+            self.announce(step, False, shape)
+
+    @rule(said=say.offloaded | say.placeholders_on_the_device, more=say.often_no, shape=say.shapes)
+    def offload(self, said: say.Offloaded, more: bool, shape: Shape) -> None:
+        self.announce(said, more, shape)
+
+    @rule(said=say.sparse | say.partial | say.noise, more=say.often_no, shape=say.shapes)
+    def say_something_odd(self, said: say.Announcement, more: bool, shape: Shape) -> None:
+        self.announce(said, more, shape)
+
+    @precondition(lambda self: self.held() > 5)
+    @rule(said=say.cleared, more=say.often_no, shape=say.shapes)
+    def clear(self, said: say.Cleared, more: bool, shape: Shape) -> None:
+        self.announce(said, more, shape)
+
+    @precondition(lambda self: self.held() > 8)
+    @rule(worker=st.integers(0, 2))
+    def remove_pod(self, worker: int) -> None:
+        if self.pending:
+            self.send(Shape())
+        pod, _ = self.world.workers[worker % len(self.world.workers)]
+        self.model.remove_pod(pod.name)
+        for atlas in self.atlases:
+            atlas.remove_pod(pod.name)
+
+    @rule(worker=st.integers(0, 2), back=st.integers(1, 9))
+    def restart(self, worker: int, back: int) -> None:
+        """The next batch of the worker has a number that came before."""
+        if self.pending:
+            self.send(Shape())
+        pod, rank = self.world.workers[worker % len(self.world.workers)]
+        self.sequence[pod, rank or 0] = max(self.sequence[pod, rank or 0] - back, 0)
+
+    @precondition(lambda self: self.message is not None)
+    @rule()
+    def deliver_again(self) -> None:
+        self.deliver()
+
+    # What is asked.
+
+    @rule(run=say.runs, more=st.integers(0, 5), pods=pod_filters)
+    def score(self, run: say.Run, more: int, pods: list[str] | None) -> None:
+        if self.pending:
+            self.send(Shape())
+        pod, _ = run.by(self.world)
+        self.compare_scores(run.content, pod, run.length, more, pods)
+
+    @invariant()
+    def every_prompt_scores_as_in_the_model(self) -> None:
+        if self.pending:
+            return
+        for content in range(len(self.world.contents)):
+            for pod in {pod for pod, _ in self.world.workers}:
+                self.compare_scores(content, pod, blocks=6, more=1, pods=None)
+
+    def compare_scores(
+        self, content: int, pod: say.Pod, blocks: int, more: int, pods: list[str] | None
+    ) -> None:
+        variant, path = self.world.contents[content % len(self.world.contents)]
+        prompt = Chain(variant, path, pod.size).prompt(blocks, more)
+        if self.model.config.algorithm == "fnv64a_cbor":
+            prompt["cache_salt"] = None
+        keys = self.model.keys(model=pod.model, **prompt)
+        expected = self.model.score_keys(pod.model, keys, pods)
+        for atlas in self.atlases:
+            scores = atlas.score(model=pod.model, pods=pods, **prompt)
+            assert dict(scores.items()) == pytest.approx(expected)
+            assert all(scores[pod] == score for pod, score in scores.items())
+
+    @invariant()
+    def residency_is_that_of_the_model(self) -> None:
+        if self.pending:
+            return
+        lanes = {model: self.model.residency(model) for model in MODELS}
+        for model in MODELS:
+            for atlas in self.atlases:
+                exported = atlas.residency(model)
+                assert {lane: masks for lane, masks in exported.items() if masks} == lanes[model]
+        self.compare_tables(lanes)
+
+    def compare_tables(self, lanes: dict[str, dict[Lane, dict[int, int]]]) -> None:
+        by_key: dict[int, dict[Lane, int]] = {}
+        for held in lanes.values():
+            for lane, masks in held.items():
+                for key, mask in masks.items():
+                    by_key.setdefault(key, {})[lane] = mask
+        self.keys_seen |= by_key.keys()
+        keys = sorted(self.keys_seen)
+        expected = [by_key.get(key, {}) for key in keys]
+        for atlas in self.atlases:
+            assert atlas.lookup(np.array(keys, np.uint64)) == expected
+
+    @invariant()
+    def every_event_left_out_is_counted(self) -> None:
+        if self.pending:
+            return
+        expected = {reason: n for reason, n in self.model.counts.items() if n}
+        for atlas in self.atlases:
+            skips = atlas.statistics().skips
+            assert {reason: n for reason, n in skips.items() if n} == expected
+
+
+TestAtlasBesideItsModel = pytest.mark.native(AtlasBesideItsModel.TestCase)
+TestAtlasBesideItsModel.settings = settings(stateful_step_count=25)

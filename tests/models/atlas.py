@@ -1,0 +1,266 @@
+"""The whole atlas in plain Python: the model that `kvatlas.Atlas` is held to.
+
+Mirrors say what each worker holds (`tests.models.mirror`); here are the stores, which outlive
+their workers, and the questions: residency, lookup, match and score. Every answer is worked out
+from scratch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kvatlas.ingest.events import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch
+from tests.models.block_keys import Feature, Keyspace, block_keys, keyspace
+from tests.models.meaning import Meaning, resident
+from tests.models.mirror import CPU, DISK, GPU, STORAGE, UNKNOWN, Limits, Mirror, tier_of
+
+WEIGHTS = {GPU: 1.0, CPU: 0.8, DISK: 0.5, STORAGE: 0.4, UNKNOWN: 0.0}
+
+Worker = tuple[str, int]
+"""Pod and data-parallel rank."""
+Lane = tuple[str, int, int] | str
+"""Pod, rank and group; or the name of a store."""
+
+
+@dataclass(frozen=True)
+class NaiveConfig:
+    """What the model must be told; the same things as in `AtlasConfig`."""
+
+    block_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Of a model without one, the smallest dense block on a device that any batch has shown."""
+    algorithm: str = "fold64"
+    hash_seed: str = "seed"
+    lora_names: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    stores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass
+class Store:
+    """A set of files named by engine keys; it keeps their meanings itself."""
+
+    tier: int
+    meanings: dict[int, Meaning] = field(default_factory=dict)
+
+    def residency(self) -> dict[int, int]:
+        return dict.fromkeys(resident(self.meanings, self.meanings.__contains__), self.tier)
+
+
+class NaiveAtlas:
+    """Mirrors by worker and stores by name, and what can be asked of them."""
+
+    def __init__(self, config: NaiveConfig) -> None:
+        self.config = config
+        self.counts: Counter[str] = Counter()
+        self.mirrors: dict[str, dict[Worker, Mirror]] = {}
+        self.stores: dict[str, dict[str, Store]] = {}
+        self.attached: dict[str, dict[Worker, set[str]]] = {}
+        self.block_sizes = dict(config.block_sizes)
+
+    # What is told.
+
+    def ingest(self, pod: str, model: str, seq: int, payload: bytes, batch: EventBatch) -> None:
+        """One message; `batch` is what its payload says."""
+        worker = (pod, batch.data_parallel_rank or 0)
+        self.counts["unknown_events"] += batch.unknown_events
+        for error in batch.errors:
+            self.counts[error.reason] += 1
+        if model not in self.config.block_sizes:
+            self._learn_block_size(model, batch)
+        if model not in self.block_sizes:
+            self.counts["no_block_size"] += len(batch.events)
+            return
+        mirror = self._mirror(model, worker)
+        if mirror.last == (seq, payload):
+            return
+        if mirror.last is not None and seq <= mirror.last[0]:
+            mirror.restarted(mirror.space)
+        mirror.last = (seq, payload)
+        mirror.begin_batch()
+        for event in batch.events:
+            if isinstance(event, AllBlocksCleared):
+                mirror.cleared()
+            elif isinstance(event, BlockRemoved):
+                self._removed(model, worker, event)
+            elif event.block_hashes:
+                self._stored(model, worker, event)
+
+    def remove_pod(self, pod: str) -> None:
+        for model, mirrors in self.mirrors.items():
+            for worker in [worker for worker in mirrors if worker[0] == pod]:
+                del mirrors[worker]
+                del self.attached[model][worker]
+
+    # What is asked.
+
+    def residency(self, model: str) -> dict[Lane, dict[int, int]]:
+        """Tier masks by block key, for every lane (pod, rank, group) and store that holds any."""
+        lanes: dict[Lane, dict[int, int]] = {}
+        for worker, mirror in self.mirrors.get(model, {}).items():
+            for group in {group for _, _, group in mirror.copies}:
+                lanes[worker[0], worker[1], group] = mirror.residency(group)
+        for name, store in self.stores.get(model, {}).items():
+            lanes[name] = store.residency()
+        return {lane: masks for lane, masks in lanes.items() if masks}
+
+    def match(
+        self, model: str, keys: Sequence[int], pods: Iterable[str] | None = None
+    ) -> dict[Worker, list[int]]:
+        """For every worker that holds the first block: its tier masks over the leading run."""
+        lanes = self.residency(model)
+        wanted = None if pods is None else set(pods)
+        matches: dict[Worker, list[int]] = {}
+        for worker, mirror in self.mirrors.get(model, {}).items():
+            if wanted is not None and worker[0] not in wanted:
+                continue
+            groups = [lanes.get((worker[0], worker[1], group), {}) for group in mirror.full_groups()]
+            shared = [lanes.get(name, {}) for name in self.attached[model][worker]]
+            run = self._leading_run(keys, groups, shared)
+            if run:
+                matches[worker] = run
+        return matches
+
+    def score_keys(
+        self, model: str, keys: Sequence[int], pods: Iterable[str] | None = None
+    ) -> dict[str, float]:
+        """Each pod's score: that of its best rank."""
+        scores: dict[str, float] = {}
+        for (pod, _), run in self.match(model, keys, pods).items():
+            total = sum(best_weight(mask) for mask in run)
+            scores[pod] = max(total, scores.get(pod, 0.0))
+        return scores
+
+    def keys(
+        self,
+        token_ids: Sequence[int],
+        *,
+        model: str,
+        lora: str | None = None,
+        cache_salt: str | None = None,
+        features: Sequence[Feature] | None = None,
+    ) -> list[int]:
+        return block_keys(
+            token_ids,
+            model=model,
+            block_size=self.block_sizes[model],
+            algorithm=self.config.algorithm,
+            hash_seed=self.config.hash_seed,
+            lora=lora,
+            cache_salt=cache_salt,
+            features=features,
+        )
+
+    # How.
+
+    @staticmethod
+    def _leading_run(
+        keys: Sequence[int],
+        groups: Sequence[Mapping[int, int]],
+        shared: Sequence[Mapping[int, int]],
+    ) -> list[int]:
+        """Tier masks while every group's lane or a store holds the block."""
+        run: list[int] = []
+        for key in keys:
+            stored = union(masks.get(key, 0) for masks in shared)
+            by_group = [masks.get(key, 0) | stored for masks in groups]
+            if not by_group or not all(by_group):
+                break
+            run.append(min(by_group, key=best_weight))
+        return run
+
+    def _learn_block_size(self, model: str, batch: EventBatch) -> None:
+        """A smaller dense block than any before empties the model: no key of it holds any more."""
+        dense = [
+            event.block_size
+            for event in batch.events
+            if isinstance(event, BlockStored)
+            and tier_of(event.medium, event.locality) == GPU
+            and len(event.token_ids) == len(event.block_hashes) * event.block_size > 0
+        ]
+        known = self.block_sizes.get(model)
+        if not dense or (known is not None and known <= min(dense)):
+            return
+        self.block_sizes[model] = min(dense)
+        for mirror in self.mirrors.get(model, {}).values():
+            mirror.restarted(self._keyspace(model))
+            self.counts["block_size_changed"] += 1
+        for store in self.stores.get(model, {}).values():
+            store.meanings = {}
+
+    def _keyspace(self, model: str) -> Keyspace:
+        config = self.config
+        return keyspace(config.algorithm, config.hash_seed, model, self.block_sizes[model])
+
+    def _mirror(self, model: str, worker: Worker) -> Mirror:
+        mirrors = self.mirrors.setdefault(model, {})
+        if worker not in mirrors:
+            attached = set(self.config.stores.get(worker[0], ()))
+            self.attached.setdefault(model, {})[worker] = attached
+
+            def stored_meaning(key: int) -> Meaning | None:
+                for name in sorted(attached):
+                    store = self.stores.get(model, {}).get(name)
+                    if store is not None and key in store.meanings:
+                        return store.meanings[key]
+                return None
+
+            config, space = self.config, self._keyspace(model)
+            lora_names = config.lora_names.get(model, {})
+            mirrors[worker] = Mirror(space, lora_names, self.counts, stored_meaning, config.limits)
+        return mirrors[worker]
+
+    def _store_name(self, model: str, pod: str, tier: int) -> str:
+        configured = self.config.stores.get(pod, ())
+        if tier == DISK:
+            return f"{model}/disk@{pod}"
+        return configured[0] if configured else f"{model}/storage"
+
+    def _stored(self, model: str, worker: Worker, event: BlockStored) -> None:
+        mirror = self.mirrors[model][worker]
+        mirror.name_group(event)
+        tier = tier_of(event.medium, event.locality)
+        if tier == UNKNOWN:
+            self.counts["unknown_medium"] += 1
+        if tier not in (DISK, STORAGE):
+            mirror.stored(event, tier)
+            return
+        name = self._store_name(model, worker[0], tier)
+        store = self.stores.setdefault(model, {}).setdefault(name, Store(tier))
+        self.attached[model][worker].add(name)
+        for key in event.block_hashes:
+            meaning = mirror.meanings.get(key) or mirror.stored_meaning(key)
+            if meaning is None:
+                self.counts["unresolved"] += 1
+            elif meaning.whole or meaning.unindexed:
+                store.meanings.setdefault(key, meaning)
+            else:
+                self.counts["store_parts"] += 1
+
+    def _removed(self, model: str, worker: Worker, event: BlockRemoved) -> None:
+        mirror = self.mirrors[model][worker]
+        tier = tier_of(event.medium, event.locality)
+        if tier not in (DISK, STORAGE):
+            mirror.removed(event, tier)
+            return
+        name = self._store_name(model, worker[0], tier)
+        store = self.stores.get(model, {}).get(name, Store(tier))
+        for key in event.block_hashes:
+            if key in store.meanings:
+                del store.meanings[key]
+            elif key in mirror.meanings:
+                self.counts["removed_not_held"] += 1
+            else:
+                self.counts["removed_unknown"] += 1
+
+
+def union(masks: Iterable[int]) -> int:
+    total = 0
+    for mask in masks:
+        total |= mask
+    return total
+
+
+def best_weight(mask: int) -> float:
+    return max((weight for tier, weight in WEIGHTS.items() if mask & tier), default=0.0)

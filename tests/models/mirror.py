@@ -1,0 +1,287 @@
+"""One worker's cache as its events tell it, in plain Python: the model of the native mirror.
+
+It keeps what is asked of it and no more: what an engine key means, and how many copies of it lie
+where. What is resident is worked out anew from that, so nothing incremental can go wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from kvatlas.ingest.events import BlockRemoved, BlockStored
+from tests.models.block_keys import Keyspace
+from tests.models.meaning import Meaning, Step, chain_start, extend, resident
+
+GPU, CPU, DISK, STORAGE, UNKNOWN = 1, 2, 4, 8, 16
+FULL_ATTENTION = (None, "full_attention", "mla_attention", "sink_full_attention")
+
+Copy = tuple[int, int, int]
+"""Engine key, tier and group."""
+
+
+def tier_of(medium: str | None, locality: str | None) -> int:
+    name = "GPU" if medium is None else medium.upper()
+    if name == "STORAGE" and locality is not None and locality.upper() == "LOCAL":
+        return DISK
+    tiers = {"GPU": GPU, "CPU": CPU, "CPU_PINNED": CPU, "DISK": DISK}
+    tiers.update({"STORAGE": STORAGE, "EXTERNAL": STORAGE})
+    return tiers.get(name, UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a mirror keeps of what is not held."""
+
+    ghosts: int = 8192
+    orphans: int = 4096
+
+
+@dataclass
+class Orphan:
+    """A store that waits for its parent."""
+
+    event: BlockStored
+    cancelled: set[int] = field(default_factory=set)
+    """Positions of blocks that were removed while they waited."""
+
+
+class Mirror:
+    """The blocks of one worker, on its device and in its own memory."""
+
+    def __init__(
+        self,
+        space: Keyspace,
+        lora_names: Mapping[int, str],
+        counts: Counter[str],
+        stored_meaning: Callable[[int], Meaning | None],
+        limits: Limits,
+    ) -> None:
+        self.space = space
+        self.lora_names = lora_names
+        self.counts = counts
+        self.stored_meaning = stored_meaning
+        """What the stores that the worker is attached to know of an engine key."""
+        self.limits = limits
+        self.meanings: dict[int, Meaning] = {}
+        self.ghosts: list[int] = []
+        """Known but not held; the longest not held first."""
+        self.copies: dict[Copy, int] = {}
+        self.uncounted: set[Copy] = set()
+        """Held, but a report has made the number of copies unknown."""
+        self.uncounted_ever: set[Copy] = set()
+        self.stale: set[Copy] = set()
+        """Perhaps still held, perhaps lost with a clear: not resident."""
+        self.orphans: list[Orphan] = []
+        self.last: tuple[int, bytes] | None = None
+        """Sequence number and payload of the last batch."""
+        self.kinds: dict[int, str | None] = {}
+        self.fresh: set[int] = set()
+        """Blocks of which a dense store of this batch brought the first device copy."""
+
+    # What is asked.
+
+    def residency(self, group: int) -> dict[int, int]:
+        masks: dict[int, int] = {}
+        for tier in (GPU, CPU, UNKNOWN):
+            held = {key for key, t, g in self.copies if (t, g) == (tier, group)}
+            for block_key in resident(self.meanings, held.__contains__):
+                masks[block_key] = masks.get(block_key, 0) | tier
+        return masks
+
+    def full_groups(self) -> list[int]:
+        return sorted(group for group, kind in self.kinds.items() if kind in FULL_ATTENTION)
+
+    # What is told.
+
+    def restarted(self, space: Keyspace) -> None:
+        """Another incarnation of the server: nothing is known of what it holds."""
+        self.space = space
+        self.meanings, self.ghosts, self.copies, self.orphans = {}, [], {}, []
+        self.uncounted, self.stale = set(), set()
+
+    def resolves(self, key: int) -> bool:
+        """Whether the engine key means anything here, or to a store that the worker uses."""
+        if key not in self.meanings:
+            meaning = self.stored_meaning(key)
+            if meaning is None:
+                return False
+            self.meanings[key] = meaning
+        return True
+
+    def begin_batch(self) -> None:
+        self.fresh = set()
+
+    def name_group(self, event: BlockStored) -> None:
+        kind = event.kv_cache_spec_kind
+        if kind is not None or event.group_idx not in self.kinds:
+            self.kinds[event.group_idx] = kind
+
+    def stored(self, event: BlockStored, tier: int) -> None:
+        n, n_tokens = len(event.block_hashes), len(event.token_ids)
+        if tier != GPU:
+            self._stored_elsewhere(event, tier)
+        elif n_tokens == 0 or event.block_size == 0:
+            self._stored_known(event, needs_fresh=False)
+        elif n_tokens < n * event.block_size:
+            self.counts["partial_block"] += 1
+        elif n_tokens > n * event.block_size:
+            self._stored_known(event, needs_fresh=event.parent_block_hash is None)
+        else:
+            self._stored_dense(event)
+
+    def removed(self, event: BlockRemoved, tier: int) -> None:
+        for key in event.block_hashes:
+            copy = (key, tier, event.group_idx)
+            if self.copies.get(copy, 0) > 0:
+                self._take(copy)
+            elif copy in self.stale:
+                self.stale.remove(copy)
+            elif tier == GPU and self._cancel(key, event.group_idx):
+                pass
+            elif key not in self.meanings:
+                self.counts["removed_unknown"] += 1
+            else:
+                self.counts["removed_not_held"] += 1
+
+    def cleared(self) -> None:
+        self.orphans = []
+        self.stale |= {copy for copy in self.copies if copy[1] == CPU}
+        self.copies = {copy: n for copy, n in self.copies.items() if copy[1] not in (GPU, CPU)}
+        self.uncounted, self.fresh = set(), set()
+        for key in list(self.meanings):
+            self._settle(key)
+
+    # How.
+
+    def _settle(self, key: int) -> None:
+        """The block's copies have changed: without any it is a ghost, and too many are forgotten."""
+        if any(held == key for held, _, _ in self.copies):
+            self.ghosts = [ghost for ghost in self.ghosts if ghost != key]
+        elif key not in self.ghosts:
+            self.ghosts.append(key)
+        while len(self.ghosts) > self.limits.ghosts:
+            forgotten = self.ghosts.pop(0)
+            del self.meanings[forgotten]
+            self.stale = {copy for copy in self.stale if copy[0] != forgotten}
+
+    def _stored_elsewhere(self, event: BlockStored, tier: int) -> None:
+        for key in event.block_hashes:
+            if self.resolves(key):
+                self.copies[key, tier, event.group_idx] = 1
+                self.stale.discard((key, tier, event.group_idx))
+                self._settle(key)
+            else:
+                self.counts["unresolved"] += 1
+
+    def _stored_known(self, event: BlockStored, *, needs_fresh: bool) -> None:
+        """Blocks whose place the event does not tell: found by their engine keys."""
+        seen: set[int] = set()
+        for key in event.block_hashes:
+            if not self.resolves(key):
+                self.counts["unresolved"] += 1
+            elif needs_fresh and key not in self.fresh and not self._held(key, event):
+                self.counts["reported"] += 1
+                self._settle(key)
+            else:
+                self._add(key, event, seen)
+
+    def _stored_dense(self, event: BlockStored) -> None:
+        if event.parent_block_hash is not None:
+            if event.parent_block_hash in self.meanings:
+                self._arrive(event, self.meanings[event.parent_block_hash])
+            else:
+                self.orphans.append(Orphan(event))
+                while len(self.orphans) > self.limits.orphans:
+                    self.orphans.pop(0)
+                    self.counts["orphans_dropped"] += 1
+            return
+        lora = event.lora_name
+        if lora is None and event.lora_id is not None:
+            lora = self.lora_names.get(event.lora_id)
+            if lora is None:
+                self.counts["lora_unnamed"] += 1
+                return
+        self._arrive(event, chain_start(self.space, lora))
+
+    def _arrive(self, event: BlockStored, parent: Meaning) -> None:
+        """Place the event, then the orphans whose parent it brought, oldest first, and theirs."""
+        self._place(event, parent, set())
+        arrived = set(event.block_hashes)
+        while True:
+            ready = [o for o in self.orphans if o.event.parent_block_hash in arrived]
+            if not ready:
+                return
+            self.orphans.remove(ready[0])
+            above = self.meanings.get(ready[0].event.parent_block_hash or 0)
+            if above is None:  # already forgotten
+                self.counts["orphans_dropped"] += 1
+                continue
+            self._place(ready[0].event, above, ready[0].cancelled)
+            arrived.update(ready[0].event.block_hashes)
+
+    def _place(self, event: BlockStored, parent: Meaning, cancelled: set[int]) -> None:
+        """Continue the chain at `parent` with the event's blocks, and hold them."""
+        if event.extra_keys is None:
+            self.counts["extras_absent"] += 1
+        seen: set[int] = set()
+        for i, key in enumerate(event.block_hashes):
+            if key not in self.meanings:
+                self.meanings[key] = self._meaning(event, i, parent)
+            parent = self.meanings[key]
+            if i not in cancelled:
+                if not self._held(key, event):
+                    self.fresh.add(key)
+                self._add(key, event, seen)
+            else:
+                self._settle(key)
+
+    def _meaning(self, event: BlockStored, i: int, parent: Meaning) -> Meaning:
+        size = event.block_size
+        step = Step(
+            key=event.block_hashes[i],
+            tokens=event.token_ids[i * size : (i + 1) * size],
+            elements=event.extra_keys[i] if event.extra_keys is not None else None,
+            lora=event.lora_name,
+            salt=event.cache_salt,
+        )
+        meaning = extend(self.space, parent, step)
+        if meaning.unindexed is not None:
+            self.counts[meaning.unindexed] += 1
+        return meaning
+
+    def _held(self, key: int, event: BlockStored) -> bool:
+        return self.copies.get((key, GPU, event.group_idx), 0) > 0
+
+    def _add(self, key: int, event: BlockStored, seen: set[int]) -> None:
+        """One more device copy, unless the event may be a report of a copy already held."""
+        copy = (key, GPU, event.group_idx)
+        if copy not in self.copies:
+            self.copies[copy] = 1
+        elif event.parent_block_hash is not None or key in seen:
+            self.copies[copy] += 1
+            self.counts["duplicates"] += 1
+        else:
+            self.uncounted.add(copy)
+            self.uncounted_ever.add(copy)
+            self.counts["reported"] += 1
+        seen.add(key)
+        self._settle(key)
+
+    def _take(self, copy: Copy) -> None:
+        self.copies[copy] -= 1
+        if copy in self.uncounted or self.copies[copy] == 0:
+            del self.copies[copy]
+            self.uncounted.discard(copy)
+            self._settle(copy[0])
+
+    def _cancel(self, key: int, group: int) -> bool:
+        for orphan in self.orphans:
+            if orphan.event.group_idx != group:
+                continue
+            for i, waiting in enumerate(orphan.event.block_hashes):
+                if waiting == key and i not in orphan.cancelled:
+                    orphan.cancelled.add(i)
+                    return True
+        return False
