@@ -13,6 +13,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 VENV_VLLM := .venv-vllm
 NATIVE := CMakeLists.txt $(wildcard index/native/*.cpp index/native/*.hpp ingest/native/*.cpp ingest/native/*.hpp)
+# In CI a warning of the compiler is an error; elsewhere another compiler may know other warnings.
+NATIVE_FLAGS := $(if $(CI),-C cmake.define.KVATLAS_WERROR=ON)
 PYTEST := $(BIN)/python -m pytest
 say = @printf '\n==> %s\n' "$(1)"
 
@@ -44,13 +46,13 @@ $(BIN)/python:
 $(VENV)/.requirements: pyproject.toml | $(BIN)/python
 	$(call say,Installing requirements (Ray is the large one))
 	$(BIN)/python -m pip install --upgrade 'pip>=24' 'scikit-build-core>=1.0' 'nanobind>=2.9' cmake ninja
-	$(BIN)/python -m pip install -e '.[dev]' --no-build-isolation
+	$(BIN)/python -m pip install -e '.[dev]' --no-build-isolation $(NATIVE_FLAGS)
 	@touch $@
 
 # The editable install again after a change of C++: CMake rebuilds what changed.
 $(VENV)/.native: $(VENV)/.requirements $(NATIVE)
 	$(call say,Building the native modules)
-	$(BIN)/python -m pip install -q -e . --no-build-isolation --no-deps
+	$(BIN)/python -m pip install -q -e . --no-build-isolation --no-deps $(NATIVE_FLAGS)
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.native

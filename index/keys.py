@@ -30,16 +30,21 @@ def keyspace(model: str, block_size: int, algorithm: Algorithm = "fold64", hash_
 
     Raises InputError for an unknown algorithm or a block size outside 1 to 4096 tokens.
     """
-    if algorithm not in get_args(Algorithm):
-        raise InputError(f"algorithm: expected one of {', '.join(get_args(Algorithm))}, got {algorithm!r}")
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or not 1 <= block_size <= 4096:
-        raise InputError(f"block_size: expected an int from 1 to 4096 tokens, got {block_size!r}")
-    for name, value in (("model", model), ("hash_seed", hash_seed)):
-        if not isinstance(value, str):
-            raise InputError(f"{name}: expected a str, got {type(value).__name__}")
+    algorithms = get_args(Algorithm)
+    _check("algorithm", algorithm, algorithm in algorithms, f"one of {', '.join(algorithms)}")
+    _check(
+        "block_size", block_size, type(block_size) is int and 1 <= block_size <= 4096, "an int from 1 to 4096"
+    )
+    _check("model", model, isinstance(model, str), "a str")
+    _check("hash_seed", hash_seed, isinstance(hash_seed, str), "a str")
     if algorithm == "fnv64a_cbor":
         return Keyspace.fnv64a_cbor(hash_seed, model, block_size)
     return Keyspace.fold64(fold64_secrets(hash_seed, model, block_size), block_size)
+
+
+def _check(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise InputError(f"{name}: expected {expected}, got {value!r}")
 
 
 def fold64_secrets(hash_seed: str, model: str, block_size: int) -> bytes:

@@ -14,7 +14,13 @@ from kvatlas.index.shards import Matches
 TIERS = ("gpu", "cpu", "disk", "storage", "unknown")
 """Best first; bit i of a tier mask is TIERS[i]."""
 
-DEFAULT_TIER_WEIGHTS: Mapping[str, float] = {"gpu": 1.0, "cpu": 0.8, "disk": 0.5, "storage": 0.4, "unknown": 0.0}
+DEFAULT_TIER_WEIGHTS: Mapping[str, float] = {
+    "gpu": 1.0,
+    "cpu": 0.8,
+    "disk": 0.5,
+    "storage": 0.4,
+    "unknown": 0.0,
+}
 
 Worker = tuple[str, int]
 """Pod and data-parallel rank."""

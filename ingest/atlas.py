@@ -81,7 +81,9 @@ class Atlas:
         model = named.model or (configured and configured.model) or self.config.default_model
         if pod is None or model is None:
             missing = "pod" if pod is None else "model"
-            raise InputError(f"topic {topic!r}: expected kv@<pod>@<model>, or default_{missing} in the configuration")
+            raise InputError(
+                f"topic {topic!r}: expected kv@<pod>@<model>, or default_{missing} in the configuration"
+            )
         if len(self._names) >= _TOPICS_MAX:
             self._names.clear()
         self._names[topic] = pod, model
@@ -165,7 +167,9 @@ class Atlas:
     def lookup(self, keys: npt.NDArray[np.uint64]) -> list[dict[tuple[str, int, int] | str, int]]:
         """For each block key: tier bits by (pod, rank, group), or by name for a store."""
         lanes = self._fleet.lane_names
-        return [{lanes[lane]: mask for lane, mask in held if lane in lanes} for held in self._index.lookup(keys)]
+        return [
+            {lanes[lane]: mask for lane, mask in held if lane in lanes} for held in self._index.lookup(keys)
+        ]
 
     # What it knows of itself.
 

@@ -66,18 +66,20 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Workers, and models, at one time; further ones are refused."""
 
     def __post_init__(self) -> None:
-        _check("algorithm", self.algorithm, self.algorithm in get_args(Algorithm), f"one of {get_args(Algorithm)}")
+        algorithms = get_args(Algorithm)
+        _check("algorithm", self.algorithm, self.algorithm in algorithms, f"one of {algorithms}")
         for name, low, high in _RANGES:
             value = getattr(self, name)
             _check(name, value, _is_int(value) and low <= value <= high, f"an int from {low} to {high}")
         for model, config in self.models.items():
             size = config.block_size_tokens
             path = f"models[{model!r}].block_size_tokens"
-            _check(path, size, size is None or (_is_int(size) and 1 <= size <= 4096), "an int from 1 to 4096 or None")
+            good = size is None or (_is_int(size) and 1 <= size <= 4096)
+            _check(path, size, good, "an int from 1 to 4096 or None")
         for tier, weight in self.tier_weights.items():
             path = f"tier_weights[{tier!r}]"
-            _check(path, weight, tier in DEFAULT_TIER_WEIGHTS, f"a tier of {tuple(DEFAULT_TIER_WEIGHTS)}")
-            _check(path, weight, isinstance(weight, (int, float)) and weight >= 0, "a number of at least 0")
+            _check(path, tier, tier in DEFAULT_TIER_WEIGHTS, f"a tier of {tuple(DEFAULT_TIER_WEIGHTS)}")
+            _check(path, weight, _is_weight(weight), "a number of at least 0")
 
 
 _RANGES = (
@@ -88,6 +90,10 @@ _RANGES = (
     ("orphan_bytes_max", 0, 1 << 40),
     ("workers_max", 1, 65535),
 )
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, (int, float)) and value >= 0
 
 
 def _is_int(value: object) -> bool:

@@ -46,7 +46,9 @@ def _note(model: str, state: ModelState | None, n_blocks: int) -> str:
     return ""
 
 
-def _explain_worker(worker: WorkerState, found: Sequence[Held], weights: npt.NDArray[np.float64]) -> WorkerExplanation:
+def _explain_worker(
+    worker: WorkerState, found: Sequence[Held], weights: npt.NDArray[np.float64]
+) -> WorkerExplanation:
     tiers: dict[str, int] = {}
     score = 0.0
     n_blocks = 0
@@ -71,7 +73,9 @@ def _explain_worker(worker: WorkerState, found: Sequence[Held], weights: npt.NDA
 
 def _best_tier(worker: WorkerState, held: Held) -> int | None:
     """The tier that counts for a block: the slowest of the groups' best, or a store's."""
-    masks = [held.get((worker.pod, worker.rank, group), 0) for group in worker.full_groups if group in worker.lanes]
+    masks = [
+        held.get((worker.pod, worker.rank, group), 0) for group in worker.full_groups if group in worker.lanes
+    ]
     if not masks:
         return None
     stored = 0

@@ -149,8 +149,9 @@ class FleetState:
     def worker(self, state: ModelState, pod: str, rank: int) -> WorkerState:
         worker = state.workers.get((pod, rank))
         if worker is None:
-            if len(self.names) >= self._config.workers_max:
-                raise InputError(f"workers: expected at most {self._config.workers_max}, got {pod!r} rank {rank} beyond")
+            most = self._config.workers_max
+            if len(self.names) >= most:
+                raise InputError(f"workers: expected at most {most}, got {pod!r} rank {rank} beyond")
             assert state.keyspace is not None
             config = self._config
             mirror = Mirror(
@@ -194,8 +195,8 @@ class FleetState:
         disk = stores.get(self._store_name(worker, DISK))
         storage = stores.get(self._store_name(worker, STORAGE))
         worker.mirror.set_stores(
-            disk and disk.native,
-            storage and storage.native,
+            disk.native if disk is not None else None,
+            storage.native if storage is not None else None,
             [worker.stores[name].native for name in sorted(worker.stores)],
         )
         lanes = [lane for group, lane in worker.lanes.items() if group in worker.full_groups]
@@ -290,7 +291,11 @@ class FleetState:
         return AtlasStatistics(
             workers=tuple(workers),
             models={name: state.block_size or None for name, state in self.models.items()},
-            stores={name: len(s.native) for state in self.models.values() for name, s in state.stores.items()},
+            stores={
+                name: len(store.native)
+                for state in self.models.values()
+                for name, store in state.stores.items()
+            },
             blocks=sum(table["entries"] for table in tables),
             events=applied,
             skips=dict(sorted(totals.items())),

@@ -6,6 +6,7 @@
 // Thread safety: plain data.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -64,7 +65,7 @@ class DeltaWriter {
     if (!extends(op, tiers, lane, segment_key)) begin(op, tiers, lane, segment_key);
     append(&key, sizeof key);
     ++open_.count;
-    std::memcpy(bytes_.data() + open_at_, &open_, sizeof open_);
+    std::memcpy(bytes_.data() + open_at_ + offsetof(DeltaRecord, count), &open_.count, sizeof open_.count);
   }
   void mark(DeltaOp op, uint32_t lane) {
     begin(op, 0, lane, 0);
@@ -87,8 +88,9 @@ class DeltaWriter {
     append(&open_, sizeof open_);
   }
   void append(const void* from, size_t n) {
-    const auto* bytes = static_cast<const uint8_t*>(from);
-    bytes_.insert(bytes_.end(), bytes, bytes + n);
+    const size_t at = bytes_.size();
+    bytes_.resize(at + n);
+    std::memcpy(bytes_.data() + at, from, n);
   }
 
   std::vector<uint8_t> bytes_;

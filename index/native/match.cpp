@@ -26,7 +26,9 @@ uint32_t live_mask(uint32_t lane_word, uint32_t element) {
   return element & 0xff & (lane_word >> kLaneLiveShift);
 }
 
-int tier_column(uint32_t mask) { return std::min(std::countr_zero(mask), kTierColumns - 1); }
+uint32_t tier_column(uint32_t mask) {
+  return std::min(static_cast<uint32_t>(std::countr_zero(mask)), kTierColumns - 1);
+}
 
 class Matcher {
  public:
@@ -43,7 +45,8 @@ class Matcher {
     } else {
       retire(g, set);
     }
-    for (const Active& a : active_) out_.tier_blocks[static_cast<size_t>(a.out) * kTierColumns + static_cast<size_t>(tier_column(a.mask))] += length;
+    uint32_t* tier_blocks = out_.tier_blocks.data();
+    for (const Active& a : active_) tier_blocks[a.out * kTierColumns + tier_column(a.mask)] += length;
     run_combined(g, set, length);
     position_ += length;
     return !active_.empty() || n_combined_ > 0;
@@ -51,6 +54,7 @@ class Matcher {
 
   Matches finish(uint32_t n_probed) {
     for (const Active& a : active_) out_.blocks[a.out] = position_;
+    resize(n_rows_);
     out_.n_probed = n_probed;
     return std::move(out_);
   }
@@ -71,28 +75,37 @@ class Matcher {
   bool is_allowed(uint32_t worker) const { return allowed_ == nullptr || (worker < n_allowed_ && allowed_[worker] != 0); }
 
   uint32_t new_row(uint32_t worker) {
-    out_.workers.push_back(worker);
-    out_.blocks.push_back(0);
-    out_.tier_blocks.resize(out_.tier_blocks.size() + kTierColumns, 0);
-    return static_cast<uint32_t>(out_.workers.size() - 1);
+    if (n_rows_ == out_.workers.size()) resize(n_rows_ + 16);
+    out_.workers[n_rows_] = worker;
+    return n_rows_++;
+  }
+
+  void resize(size_t n) {
+    out_.workers.resize(n);
+    out_.blocks.resize(n);
+    out_.tier_blocks.resize(n * kTierColumns);
   }
 
   void admit(const Generation& g, SetView set) {
     n_combined_ = combined_.size();
-    active_.reserve(set.count);
-    out_.workers.reserve(set.count);
-    out_.blocks.reserve(set.count);
-    out_.tier_blocks.reserve(static_cast<size_t>(set.count) * kTierColumns);
+    active_.resize(set.count);
+    resize(set.count);
+    const uint32_t n_lanes = static_cast<uint32_t>(roster_.worker_of_lane.size());
+    const uint32_t* worker_of_lane = roster_.worker_of_lane.data();
+    uint32_t n = 0;
     for (uint32_t i = 0; i < set.count; ++i) {
       const uint32_t word = g.lane_word(set.elements[i] >> 8);
       const uint32_t mask = live_mask(word, set.elements[i]);
       const uint32_t lane = word & 0xffff;
-      if (mask == 0 || lane >= roster_.worker_of_lane.size()) continue;
-      const uint32_t worker = roster_.worker_of_lane[lane];
+      if (mask == 0 || lane >= n_lanes) continue;
+      const uint32_t worker = worker_of_lane[lane];
       if (worker == kNoWorker || !is_allowed(worker)) continue;
-      place_of_lane[lane] = static_cast<uint32_t>(active_.size());
-      active_.push_back({lane, mask, new_row(worker), n_runs_});
+      place_of_lane[lane] = n;
+      active_[n] = {lane, mask, n, n_runs_};
+      out_.workers[n++] = worker;
     }
+    active_.resize(n);
+    n_rows_ = n;
   }
 
   void retire(const Generation& g, SetView set) {
@@ -156,7 +169,7 @@ class Matcher {
       if (c.out < 0) c.out = new_row(c.worker->worker);
       const auto row = static_cast<size_t>(c.out);
       out_.blocks[row] += length;
-      out_.tier_blocks[row * kTierColumns + static_cast<size_t>(tier_column(mask))] += length;
+      out_.tier_blocks[row * kTierColumns + tier_column(mask)] += length;
     }
   }
 
@@ -167,6 +180,7 @@ class Matcher {
   std::vector<Combined> combined_;
   size_t n_combined_ = 0;
   uint32_t n_runs_ = 0;
+  uint32_t n_rows_ = 0;  // of out_ in use
   uint32_t position_ = 0;  // blocks matched so far
   Matches out_;
 };

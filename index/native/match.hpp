@@ -22,7 +22,7 @@
 namespace kvatlas {
 
 inline constexpr uint32_t kSegmentBlocks = 128;
-inline constexpr int kTierColumns = 5;  // gpu cpu disk storage unknown, best first
+inline constexpr uint32_t kTierColumns = 5;  // gpu cpu disk storage unknown, best first
 
 // Which of n shards holds the segment that begins with this key.
 // Source: Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm" (2014).

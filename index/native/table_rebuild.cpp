@@ -11,15 +11,18 @@ namespace kvatlas {
 namespace {
 
 constexpr uint64_t kHomesMin = 1024;
-constexpr double kLoadAfter = 0.62;    // of a fresh generation
-constexpr double kLoadRebuild = 0.80;  // when the next one is begun
+constexpr double kLoadAfter = 0.56;    // of a fresh generation
+constexpr double kLoadAfterSmall = 0.40;
+constexpr uint64_t kSmallEntries = 1 << 18;  // below it tables double: they are seldom what memory goes to
+constexpr double kLoadRebuild = 0.82;  // when the next one is begun
 constexpr uint64_t kRetrySteps = 4096;
 constexpr uint64_t kSetGarbageBytes = 4 << 20;
 constexpr uint64_t kArenaMin = 64 << 10;
 constexpr uint64_t kDeadLoadMin = 4096;
 
 uint64_t homes_for(uint64_t entries) {
-  return std::max<uint64_t>(kHomesMin, static_cast<uint64_t>(static_cast<double>(entries) / kLoadAfter) + 1);
+  const double load = entries < kSmallEntries ? kLoadAfterSmall : kLoadAfter;
+  return std::max<uint64_t>(kHomesMin, static_cast<uint64_t>(static_cast<double>(entries) / load) + 1);
 }
 
 }  // namespace
@@ -113,7 +116,7 @@ void Table::copy_slot(const Slot& slot) {
   uint64_t at = to.home(slot.key);
   for (;; ++at) {
     if (at >= to.n_slots()) throw Error(ErrorKind::table_file, "the next generation is full");
-    to.back_slots(at + 1);
+    if (at >= to.backed_slots()) to.back_slots(at + 1);
     if (to.slots()[at].key == 0) break;
   }
   to.slots()[at] = {slot.key, static_cast<uint64_t>(bucket) << 32 | copied};

@@ -57,7 +57,6 @@ class BatchReader {
   }
 
   void read_ts() {
-    batch_.has_ts = false;
     const Kind kind = in_.kind();
     if (kind == Kind::floating) {
       batch_.ts = in_.read_float();
@@ -69,15 +68,20 @@ class BatchReader {
       batch_.has_ts = true;
     } else {
       in_.skip(0);
+      batch_.has_ts = false;
     }
   }
 
   void read_rank() {
-    batch_.rank = -1;
-    if (in_.kind() != Kind::integer) return in_.skip(0);
-    bool negative;
-    const uint64_t value = in_.read_integer(negative);
-    if (!negative && value <= 65535) batch_.rank = static_cast<int32_t>(value);
+    int32_t rank = -1;
+    if (in_.kind() == Kind::integer) {
+      bool negative;
+      const uint64_t value = in_.read_integer(negative);
+      if (!negative && value <= 65535) rank = static_cast<int32_t>(value);
+    } else {
+      in_.skip(0);
+    }
+    batch_.rank = rank;  // only now: where it breaks off, an earlier one stays
   }
 
   void read_events() {

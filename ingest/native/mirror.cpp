@@ -101,31 +101,53 @@ void Mirror::stored_dense(const Batch& batch, const Event& event) {
   if (!orphans_.empty()) stitch(batch, event);
 }
 
-// Continues the chain at `tip` with the event's blocks and holds them.
+// Continues the chain at `tip` with the event's blocks and holds them. In strides: first the
+// nodes, so that what holding them will touch is fetched meanwhile. Where blocks are cancelled one
+// by one, since a block that is not held can push a ghost of the same stride into oblivion.
 void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::vector<bool>* cancelled) {
   if (!event.has_extras) tally(Count::extras_absent);
-  constexpr uint32_t kAhead = 8;
   const uint64_t* hashes = &batch.hashes[event.hashes.begin];
   const uint32_t n = event.hashes.count;
-  for (uint32_t i = 0; i < n && i < kAhead; ++i) by_engine_key_.prefetch(hashes[i]);
-  for (uint32_t i = 0; i < n; ++i) {
-    if (i + kAhead < n) by_engine_key_.prefetch(hashes[i + kAhead]);
-    NodeId id = find(hashes[i]);
-    if (id == kNoNode) id = create(hashes[i], tip, batch, event, i);
-    else if (counting_) relink(id, tip.node);
-    if (id == kNoNode) break;  // no room: counted
-    const NodeId parent = tip.node;
-    tip = tip_of(id);
-    if (cancelled != nullptr && (*cancelled)[i]) {
-      if (!has_copies(id)) haunt(id);
-      continue;
+  const uint32_t stride = cancelled != nullptr ? 1 : kStride;
+  struct Placed {
+    NodeId id, parent;
+    bool created;
+  };
+  std::array<Placed, kStride> placed;
+  for (uint32_t i = 0; i < n && i < kStride; ++i) by_engine_key_.prefetch(hashes[i]);
+  for (uint32_t begin = 0, n_placed = 0; begin < n; begin += n_placed) {
+    for (n_placed = 0; n_placed < stride && begin + n_placed < n; ++n_placed) {
+      const uint32_t i = begin + n_placed;
+      if (i + kStride < n) by_engine_key_.prefetch(hashes[i + kStride]);
+      NodeId id = find(hashes[i]);
+      const bool created = id == kNoNode;
+      if (created) id = create(hashes[i], tip, batch, event, i);
+      else if (counting_) relink(id, tip.node);
+      if (id == kNoNode) break;  // no room: counted
+      placed[n_placed] = {id, tip.node, created};
+      tip = tip_of(id);
     }
-    if (copies(id, event.group).gpu == 0 && !nodes_[id].is(kFresh)) {
-      nodes_[id].set(kFresh, true);
-      fresh_.push_back(id);
+    for (uint32_t k = 0; k < n_placed; ++k) {
+      const auto [id, parent, created] = placed[k];
+      if (created) enter(id);
+      if (cancelled != nullptr && (*cancelled)[begin + k]) {
+        if (!has_copies(id)) haunt(id);
+        continue;
+      }
+      // A report in a group that keeps only some blocks may name absent ones: it adds nothing.
+      const bool keeps_all = (full_groups_ >> event.group & 1) != 0;
+      if (event.parent == 0 && !keeps_all && !created && !nodes_[id].is(kFresh) && copies(id, event.group).gpu == 0) {
+        tally(Count::reported);
+        continue;
+      }
+      if (copies(id, event.group).gpu == 0 && !nodes_[id].is(kFresh)) {
+        nodes_[id].set(kFresh, true);
+        fresh_.push_back(id);
+      }
+      add_gpu(id, event, parent);
+      tally(Count::blocks_stored);
     }
-    add_gpu(id, event, parent);
-    tally(Count::blocks_stored);
+    if (n_placed == 0) break;
   }
   end_event();
 }

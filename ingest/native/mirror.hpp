@@ -100,13 +100,16 @@ class Mirror {
     NodeId node = kRoot;
   };
   static constexpr uint32_t kNoSegment = ~0u;
+  static constexpr uint32_t kStride = 16;  // blocks looked up before they are held
   struct EngineKeyOf {
     const NodePool* nodes;
     uint64_t operator()(NodeId id) const { return (*nodes)[id].engine_key; }
+    void prefetch(NodeId id) const { __builtin_prefetch(&(*nodes)[id]); }
   };
   struct KeyOf {  // of nodes that are one index block
     const NodePool* nodes;
     uint64_t operator()(NodeId id) const { return (*nodes)[id].key; }
+    void prefetch(NodeId id) const { __builtin_prefetch(&(*nodes)[id]); }
   };
 
   void tally(Count c, uint64_t n = 1) { counts_[static_cast<size_t>(c)] += n; }
@@ -129,6 +132,7 @@ class Mirror {
   NodeId resolve(uint64_t engine_key);  // also through the attached stores
   Tip tip_of(NodeId id) const;
   NodeId create(uint64_t engine_key, const Tip& tip, const Batch& batch, const Event& event, uint32_t i);
+  void enter(NodeId id);
   NodeId create_known(uint64_t engine_key, const Meaning& meaning);
   void key_whole(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras);
   void key_parts(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras);

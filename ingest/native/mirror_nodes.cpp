@@ -107,10 +107,16 @@ NodeId Mirror::create(uint64_t engine_key, const Tip& tip, const Batch& batch, c
     const BlockExtras* some = extras.empty() ? nullptr : &extras;
     if (parts) key_parts(id, tip, shapes_[node.shape], tokens, some);
     else key_whole(id, tip, shapes_[node.shape], tokens, some);
-    if (!counting_) by_key_.insert(node.key, id);
+    if (!counting_) by_key_.prefetch(node.key);
   }
   by_engine_key_.insert(engine_key, id);
   return id;
+}
+
+// The second half of create(): found by its block key from now on.
+void Mirror::enter(NodeId id) {
+  const Node& node = nodes_[id];
+  if (node.is(kIndexed) && !counting_) by_key_.insert(node.key, id);
 }
 
 void Mirror::key_whole(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras) {
@@ -279,9 +285,9 @@ NodeId Mirror::create_known(uint64_t engine_key, const Meaning& meaning) {
       shape.first_blocks[node.key] = meaning.first_block;
       shape.segment_keys[node.key] = meaning.segment_key;
     }
-    if (!counting_) by_key_.insert(node.key, id);
   }
   by_engine_key_.insert(engine_key, id);
+  enter(id);
   return id;
 }
 

@@ -145,7 +145,7 @@ class NodeIndex {
   }
 
   void insert(uint64_t hash, NodeId id) {
-    if ((size_ + 1) * 5 > slots_.size() * 4) grow();
+    if ((size_ + 1) * 4 > slots_.size() * 3) grow();
     put(mix(hash), id);
     ++size_;
   }
@@ -176,6 +176,7 @@ class NodeIndex {
 
  private:
   static constexpr uint32_t kEmpty = ~0u;
+  static constexpr size_t kSmallSlots = 1 << 17;  // below it growth doubles
   static constexpr uint32_t kIdMask = kNodesMax;
   static constexpr uint32_t kTagMask = ~kNodesMax;
 
@@ -194,10 +195,14 @@ class NodeIndex {
     slots_[at] = tag_of(mixed) | id;
   }
   void grow() {
-    std::vector<uint32_t> old(slots_.size() + slots_.size() / 2, kEmpty);
+    const size_t n = slots_.size();
+    std::vector<uint32_t> old(n < kSmallSlots ? 2 * n : n + n / 2, kEmpty);
     old.swap(slots_);
-    for (uint32_t slot : old)
-      if (slot != kEmpty) put(mix(hash_of_(slot & kIdMask)), slot & kIdMask);
+    constexpr size_t kAhead = 16;
+    for (size_t i = 0; i < n; ++i) {
+      if (i + kAhead < n && old[i + kAhead] != kEmpty) hash_of_.prefetch(old[i + kAhead] & kIdMask);
+      if (old[i] != kEmpty) put(mix(hash_of_(old[i] & kIdMask)), old[i] & kIdMask);
+    }
   }
 
   HashOf hash_of_;

@@ -113,7 +113,9 @@ def example_payloads() -> list[bytes]:
     cleared = wire.mapping(type=wire.text("AllBlocksCleared"))
     events = [[as_map], stored, [removed, cleared, as_map], [wire.binary(as_map), removed], []]
     ts, rank = wire.number(1.5e9), wire.integer(3)
-    return [
+    names = ("ts", "data_parallel_rank", "events", "ts", "data_parallel_rank", "events")
+    repeated = list(zip(map(wire.text, names), [ts, rank, wire.array(removed)] * 2, strict=True))
+    return [wire.map_forms(repeated)[0]] + [
         batch
         for raw in (wire.array(*some) for some in events)
         for batch in (

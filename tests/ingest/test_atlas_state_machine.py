@@ -68,9 +68,8 @@ class AtlasBesideItsModel(RuleBasedStateMachine):
     @initialize(world=say.worlds, algorithm=st.sampled_from(["fold64", "fold64", "fnv64a_cbor"]))
     def start(self, world: say.World, algorithm: Algorithm) -> None:
         self.world = world
-        limits = world.limits if world.whole else Limits(orphans=world.limits.orphans)
-        self.model = new_model(algorithm, limits)
-        self.atlases = [new_atlas(algorithm, shards, limits) for shards in SHARDS]
+        self.model = new_model(algorithm, world.limits)
+        self.atlases = [new_atlas(algorithm, shards, world.limits) for shards in SHARDS]
         self.pending: list[say.Said] = []
         self.sequence: Counter[say.Worker] = Counter()
         self.message: tuple[say.Pod, int, EventBatch, bytes] | None = None

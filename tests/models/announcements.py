@@ -55,11 +55,6 @@ class World:
     """Variant and path of each prompt."""
     limits: Limits = field(default_factory=Limits)
 
-    @property
-    def whole(self) -> bool:
-        """Every engine block is made of whole index blocks."""
-        return all(pod.size % BLOCK_SIZES[pod.model] == 0 for pod, _ in self.workers)
-
 
 @dataclass(frozen=True)
 class Said:

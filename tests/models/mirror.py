@@ -225,17 +225,22 @@ class Mirror:
         """Continue the chain at `parent` with the event's blocks, and hold them."""
         if event.extra_keys is None:
             self.counts["extras_absent"] += 1
+        may_be_absent = event.parent_block_hash is None and self.kinds[event.group_idx] not in FULL_ATTENTION
         seen: set[int] = set()
         for i, key in enumerate(event.block_hashes):
-            if key not in self.meanings:
+            known = key in self.meanings
+            if not known:
                 self.meanings[key] = self._meaning(event, i, parent)
             parent = self.meanings[key]
-            if i not in cancelled:
-                if not self._held(key, event):
+            held = self._held(key, event)
+            if i in cancelled:
+                self._settle(key)
+            elif may_be_absent and known and not held and key not in self.fresh:
+                self.counts["reported"] += 1
+            else:
+                if not held:
                     self.fresh.add(key)
                 self._add(key, event, seen)
-            else:
-                self._settle(key)
 
     def _meaning(self, event: BlockStored, i: int, parent: Meaning) -> Meaning:
         size = event.block_size
