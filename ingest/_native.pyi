@@ -69,8 +69,10 @@ class Mirror:
     def set_lane(self, group: int, lane: int, full_attention: bool = True) -> None: ...
     def set_stores(self, disk: Store | None, storage: Store | None, attached: Sequence[Store]) -> None: ...
     def set_lora_names(self, names: dict[int, str]) -> None: ...
-    def apply(self, batch: Decoder, tables: Sequence[Table], told: bool = False) -> bool:
-        """Apply a batch and its deltas, one table a shard.
+    def set_tables(self, tables: Sequence[Table]) -> None:
+        """Where `apply` sends its deltas: one table a shard."""
+    def apply(self, batch: Decoder, told: bool = False) -> bool:
+        """Apply a batch and its deltas.
 
         False, and nothing done, when lanes or stores must be set first (unless `told`).
         """

@@ -69,9 +69,9 @@ class Atlas:
                 self._counts["no_block_size"] += self._decoder.n_events
             elif worker.admits(seq, payload):
                 worker.last_event_ts = self._decoder.ts
-                if not worker.mirror.apply(self._decoder, self._index.tables):
+                if not worker.mirror.apply(self._decoder):
                     self._fleet.prepare(worker, self._decoder)
-                    worker.mirror.apply(self._decoder, self._index.tables, told=True)
+                    worker.mirror.apply(self._decoder, told=True)
 
     def _name(self, topic: bytes) -> tuple[str, str]:
         """Pod and model of a topic: its own words, else the pod's configuration, else the defaults."""

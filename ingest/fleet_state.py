@@ -157,6 +157,7 @@ class FleetState:
             mirror = Mirror(
                 state.keyspace, config.shards, config.ghosts_max, config.orphans_max, config.orphan_bytes_max
             )
+            mirror.set_tables(self._index.tables)
             mirror.set_lora_names({number: name for number, name in state.lora_names.items() if number >= 0})
             worker = WorkerState(pod, rank, state.name, self._next_worker, mirror)
             worker.keyspace = state.keyspace

@@ -71,6 +71,7 @@ class Mirror {
   // The same for all shards of another layout: the whole content as additions.
   std::vector<std::vector<uint8_t>> content(uint32_t n_shards);
 
+  uint32_t n_shards() const { return static_cast<uint32_t>(out_.size()); }
   // Visits (group, tier bits, block key) of every resident block; a block may come more than once.
   template <class Visit>
   void each_resident(Visit visit);

@@ -113,15 +113,30 @@ nb::tuple decode_events(nb::bytes payload) {
   return nb::make_tuple(ts, rank, events, errors, batch.unknown_events);
 }
 
-// The mirror's new delta records go straight into the tables, one a shard. False, and nothing is
-// done, when the mirror should be told of lanes or stores first (unless it has been, `told`).
-bool apply(Mirror& mirror, const Decoder& decoder, const std::vector<std::shared_ptr<Table>>& tables, bool told) {
-  nb::gil_scoped_release unlocked;
-  if (!told && !mirror.knows(decoder.batch())) return false;
-  mirror.apply(decoder.batch());
-  mirror.flush([&](uint32_t shard, const std::vector<uint8_t>& delta) { if (!delta.empty()) tables.at(shard)->apply(delta.data(), delta.size()); });
-  return true;
-}
+// A mirror whose delta records go straight into this process's tables, one a shard.
+class MirrorBeforeTables : public Mirror {
+ public:
+  using Mirror::Mirror;
+
+  void set_tables(std::vector<std::shared_ptr<Table>> tables) {
+    if (tables.size() != n_shards()) throw Error(ErrorKind::input, "tables: expected " + std::to_string(n_shards()) + ", got " + std::to_string(tables.size()));
+    tables_ = std::move(tables);
+  }
+  // False, and nothing is done, when lanes or stores should be set first (unless `told`).
+  bool apply_to_tables(const Decoder& decoder, bool told) {
+    nb::gil_scoped_release unlocked;
+    if (tables_.empty()) throw Error(ErrorKind::input, "tables: expected set_tables before apply");
+    if (!told && !knows(decoder.batch())) return false;
+    apply(decoder.batch());
+    flush([this](uint32_t shard, const std::vector<uint8_t>& delta) {
+      if (!delta.empty()) tables_[shard]->apply(delta.data(), delta.size());
+    });
+    return true;
+  }
+
+ private:
+  std::vector<std::shared_ptr<Table>> tables_;
+};
 
 nb::list take(Mirror& mirror) {
   nb::list out;
@@ -202,27 +217,32 @@ NB_MODULE(_native, m) {
         return keys;
       });
 
-  nb::class_<Mirror>(m, "Mirror")
-      .def("__init__",
-           [](Mirror* self, const Keyspace& keyspace, uint32_t n_shards, uint64_t ghosts_max, uint64_t orphans_max, uint64_t orphan_bytes_max) {
-             new (self) Mirror(keyspace, n_shards, {ghosts_max, orphans_max, orphan_bytes_max});
-           },
-           nb::arg("keyspace"), nb::arg("n_shards") = 1, nb::arg("ghosts_max") = 8192, nb::arg("orphans_max") = 4096,
-           nb::arg("orphan_bytes_max") = uint64_t{4} << 20)
+  nb::class_<Mirror>(m, "MirrorBase")
       .def("set_lane", &Mirror::set_lane, nb::arg("group"), nb::arg("lane"), nb::arg("full_attention") = true)
       .def("set_stores", &Mirror::set_stores, nb::arg("disk").none(), nb::arg("storage").none(), nb::arg("attached"))
       .def("set_lora_names", &Mirror::set_lora_names, nb::arg("names"))
-      .def("apply", &apply, nb::arg("batch"), nb::arg("tables"), nb::arg("told") = false)
-      .def("gather", [](Mirror& mirror, const Decoder& decoder) {
-            nb::gil_scoped_release unlocked;
-            mirror.apply(decoder.batch());
-          }, nb::arg("batch"))
+      .def("gather",
+           [](Mirror& mirror, const Decoder& decoder) {
+             nb::gil_scoped_release unlocked;
+             mirror.apply(decoder.batch());
+           },
+           nb::arg("batch"))
       .def("restart", &Mirror::restart, nb::arg("keyspace"))
       .def("take", &take)
       .def("content", &content, nb::arg("n_shards"))
       .def("residency", &residency)
       .def("counts", &counts)
       .def("sizes", &sizes);
+
+  nb::class_<MirrorBeforeTables, Mirror>(m, "Mirror")
+      .def("__init__",
+           [](MirrorBeforeTables* self, const Keyspace& keyspace, uint32_t n_shards, uint64_t ghosts_max, uint64_t orphans_max, uint64_t orphan_bytes_max) {
+             new (self) MirrorBeforeTables(keyspace, n_shards, MirrorLimits{ghosts_max, orphans_max, orphan_bytes_max});
+           },
+           nb::arg("keyspace"), nb::arg("n_shards") = 1, nb::arg("ghosts_max") = 8192, nb::arg("orphans_max") = 4096,
+           nb::arg("orphan_bytes_max") = uint64_t{4} << 20)
+      .def("set_tables", &MirrorBeforeTables::set_tables, nb::arg("tables"))
+      .def("apply", &MirrorBeforeTables::apply_to_tables, nb::arg("batch"), nb::arg("told") = false);
 
   m.def("decode_events", &decode_events, nb::arg("payload"));
 }

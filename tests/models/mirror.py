@@ -159,7 +159,7 @@ class Mirror:
         """The block's copies have changed: without any it is a ghost, and too many are forgotten."""
         if any(held == key for held, _, _ in self.copies):
             self.ghosts = [ghost for ghost in self.ghosts if ghost != key]
-        elif key not in self.ghosts:
+        elif key in self.meanings and key not in self.ghosts:
             self.ghosts.append(key)
         while len(self.ghosts) > self.limits.ghosts:
             forgotten = self.ghosts.pop(0)

@@ -1,0 +1,176 @@
+"""The documentation: links lead somewhere, code runs, and what it names is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from kvatlas.cluster.demo_run import DemoConfig, DemoRun
+from kvatlas.cluster.fleet import Fleet, FleetConfig
+from kvatlas.cluster.traffic import TrafficConfig, generate_turns
+from kvatlas.index.keys import keyspace
+from kvatlas.ingest import fleet_state
+from kvatlas.ingest._native import Mirror
+from kvatlas.ingest.subscriber import Subscriber
+from tests.test_layout import ROOT, project_files
+
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+STEP = re.compile(r"`([\w/]+\.(?:py|cpp|hpp)):([\w.]+)`")
+PAGES = sorted(path for path in project_files() if path.suffix == ".md")
+
+
+def prose(page: Path) -> str:
+    """Without blocks of code, in which brackets mean other things."""
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def walks() -> dict[str, list[tuple[str, str]]]:
+    """(file, dotted name) of the numbered steps of each walk, by its first word."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## The two walks")[2].partition("\n## ")[0]
+    found = re.findall(r"\*\*(\w+): .*?\n\n(.*?)\n\n", section, flags=re.DOTALL)
+    return {name.lower(): STEP.findall(steps) for name, steps in found}
+
+
+def defines(path: Path, name: str) -> bool:
+    source = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return re.search(rf"\b{re.escape(name.replace('.', '::'))}\(", source) is not None
+    body: list[ast.stmt] = ast.parse(source).body
+    for part in name.split("."):
+        nodes = [
+            node for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == part
+        ]
+        if not nodes:
+            return False
+        body = nodes[0].body
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    broken = []
+    for link in LINK.findall(prose(page)):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/indexer.md"])
+def test_python_of_a_page_runs(name: str) -> None:
+    blocks = python_blocks(ROOT / name)
+    assert blocks
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(blocks)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    promised = [
+        line.partition("  # ")[2] for block in blocks for line in block.splitlines() if "print(" in line
+    ]
+    assert finished.stdout.splitlines() == promised
+
+
+def test_what_architecture_names_by_file_and_function_exists() -> None:
+    steps = STEP.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    missing = [f"{file}:{name}" for file, name in steps if not defines(ROOT / file, name)]
+    assert len(steps) > 12
+    assert not missing
+
+
+@pytest.mark.parametrize("walk", ["write", "read"])
+def test_a_walk_takes_at_most_six_files(walk: str) -> None:
+    assert 3 <= len({file for file, _ in walks()[walk]}) <= 6
+
+
+def test_python_steps_of_the_walks_are_called_in_their_order_and_without_ray() -> None:
+    called: list[tuple[str, str]] = []
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call":
+            called.append((frame.f_code.co_filename, frame.f_code.co_name))
+
+    config = DemoConfig(
+        fleet=FleetConfig(pods=2, blocks_per_pod=256),
+        traffic=TrafficConfig(turns=2, open_chats=1, system_prompts=1, system_prompt_tokens=64),
+        settle_each_turn=True,
+    )
+    ray_before = "ray" in sys.modules
+    with Fleet(config.fleet) as fleet:
+        run = DemoRun(config, "by score", fleet)
+        threading.setprofile(note)
+        with Subscriber(run.atlas, fleet.endpoints) as subscriber:
+            threading.setprofile(None)
+            fleet.wait_for_subscribers()
+            for turn in generate_turns(config.traffic):
+                sys.setprofile(note)
+                run.serve(turn)
+                sys.setprofile(None)
+                assert subscriber.wait_until(lambda seen: seen.batches > 0, 10)
+    for walk, steps in walks().items():
+        wanted = [(str(ROOT / file), name.rpartition(".")[2]) for file, name in steps if file.endswith(".py")]
+        assert wanted
+        order = [called_as(step, called) for step in wanted]
+        assert -1 not in order, (walk, wanted[order.index(-1)])
+        assert order == sorted(order), walk
+    assert ("ray" in sys.modules) == ray_before
+
+
+def called_as(step: tuple[str, str], called: list[tuple[str, str]]) -> int:
+    """When the step was called first; -1: never."""
+    file, name = step
+    return next(
+        (i for i, (path, call) in enumerate(called) if call == name and Path(path).resolve() == Path(file)),
+        -1,
+    )
+
+
+def counted_in(module: str, *counters: str) -> set[str]:
+    """Names that a module writes into these counters by subscript."""
+    tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
+    return {
+        node.slice.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.slice, ast.Constant)
+        and isinstance(node.slice.value, str)
+        and (node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", ""))
+        in counters
+    }
+
+
+def test_counters_of_the_table_are_those_that_the_code_can_produce() -> None:
+    names = set(Mirror(keyspace("m", 16)).counts())
+    names |= counted_in("ingest/atlas.py", "counts", "_counts") | counted_in(
+        "ingest/fleet_state.py", "totals"
+    )
+    applied = set(fleet_state._APPLIED) | set(fleet_state._STREAM)  # pyright: ignore[reportPrivateUsage]
+    text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+    table = text.partition("\n## Counters")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == names - applied
