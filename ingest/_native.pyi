@@ -46,7 +46,8 @@ class Decoder:
 class Store:
     """What lies in one store of KV files. Any thread may call any method."""
 
-    def __init__(self, lane: int) -> None: ...
+    def __init__(self, lane: int, blocks_max: int = ...) -> None:
+        """At most `blocks_max` engine blocks are kept."""
     @property
     def lane(self) -> int: ...
     def clear(self) -> None: ...

@@ -58,20 +58,30 @@ class Atlas:
         """
         with self._writing:
             try:
+                if not isinstance(seq, int):
+                    raise InputError(f"seq: expected an int, got {type(seq).__name__}")
                 pod, model = self._names.get(topic) or self._name(topic)
                 self._decoder.decode(payload)
                 worker = self._admit(model, pod)
+                self._count_batch()
+                if worker is None:
+                    self._counts["no_block_size"] += self._decoder.n_events
+                elif worker.admits(seq, payload):
+                    self._apply(worker)
             except (InputError, TypeError):
                 self._counts["refused_payloads"] += 1
                 raise
-            self._count_batch()
-            if worker is None:
-                self._counts["no_block_size"] += self._decoder.n_events
-            elif worker.admits(seq, payload):
-                worker.last_event_ts = self._decoder.ts
-                if not worker.mirror.apply(self._decoder):
-                    self._fleet.prepare(worker, self._decoder)
-                    worker.mirror.apply(self._decoder, told=True)
+
+    def _apply(self, worker: WorkerState) -> None:
+        worker.last_event_ts = self._decoder.ts
+        if not worker.mirror.apply(self._decoder):
+            try:
+                self._fleet.prepare(worker, self._decoder)
+            except InputError:  # no lane left: what the batch says is missing from now on
+                worker.gaps += 1
+                worker.missed_batches += 1
+                raise
+            worker.mirror.apply(self._decoder, told=True)
 
     def _name(self, topic: bytes) -> tuple[str, str]:
         """Pod and model of a topic: its own words, else the pod's configuration, else the defaults."""
@@ -97,11 +107,13 @@ class Atlas:
             if size == 0 and model not in self.config.models:
                 return None  # nothing is kept of a model before it has a block
             state = fleet.model(model)
+        rank = max(self._decoder.rank, 0)
+        fleet.require_room(state, pod, rank)
         if state.block_size_configured is None:
             fleet.learn_block_size(state, size)
         if state.keyspace is None:
             return None
-        return self._fleet.worker(state, pod, max(self._decoder.rank, 0))
+        return fleet.worker(state, pod, rank)
 
     def _count_batch(self) -> None:
         decoder, counts = self._decoder, self._counts
@@ -136,7 +148,7 @@ class Atlas:
         state = fleet.models.get(model)
         keys = _keys(state, token_ids, lora, cache_salt, features)
         # Keys of two models never meet, but fnv64a_cbor puts a LoRA's name in the model's place.
-        chosen = pods is not None or (lora is not None and self.config.algorithm != "fold64")
+        chosen = pods is not None or self.config.algorithm != "fold64"
         allowed = fleet.allowed(state, pods) if chosen and state is not None else None
         matches = self._index.match(keys, allowed)
         block_size = state.block_size if state is not None else 0
@@ -167,9 +179,11 @@ class Atlas:
     def lookup(self, keys: npt.NDArray[np.uint64]) -> list[dict[tuple[str, int, int] | str, int]]:
         """For each block key: tier bits by (pod, rank, group), or by name for a store."""
         lanes = self._fleet.lane_names
-        return [
-            {lanes[lane]: mask for lane, mask in held if lane in lanes} for held in self._index.lookup(keys)
-        ]
+        found = []
+        for held in self._index.lookup(keys):
+            named = ((lanes.get(lane), mask) for lane, mask in held)
+            found.append({name: mask for name, mask in named if name is not None})
+        return found
 
     # What it knows of itself.
 

@@ -62,8 +62,10 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Stores per worker that wait for an unknown parent."""
     orphan_bytes_max: int = 4 << 20
     """Their bytes per worker."""
+    store_blocks_max: int = 1 << 20
+    """Engine blocks per store of KV files; further ones are counted and left out."""
     workers_max: int = 8192
-    """Workers, and models, at one time; further ones are refused."""
+    """Workers at one time, and models ever; further ones are refused."""
 
     def __post_init__(self) -> None:
         algorithms = get_args(Algorithm)
@@ -88,6 +90,7 @@ _RANGES = (
     ("ghosts_max", 1, 1 << 24),
     ("orphans_max", 0, 1 << 24),
     ("orphan_bytes_max", 0, 1 << 40),
+    ("store_blocks_max", 0, 1 << 40),
     ("workers_max", 1, 65535),
 )
 

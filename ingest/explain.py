@@ -24,16 +24,25 @@ def explain(
     pods: Collection[str] | None,
 ) -> Explanation:
     """`found` is what the index holds of each block of the prompt."""
-    workers = [] if state is None else [w for w in state.workers.values() if pods is None or w.pod in pods]
+    workers = (
+        [] if state is None else [w for w in list(state.workers.values()) if pods is None or w.pod in pods]
+    )
     explained = [_explain_worker(worker, found, weights) for worker in workers]
     return Explanation(
         model=model,
-        prompt_tokens=len(token_ids) // (4 if isinstance(token_ids, (bytes, bytearray)) else 1),
+        prompt_tokens=_count_tokens(token_ids),
         prompt_blocks=len(found),
         block_size_tokens=state.block_size if state is not None else 0,
         workers=tuple(sorted(explained, key=lambda worker: (-worker.score, worker.pod, worker.rank))),
         note=_note(model, state, len(found)),
     )
+
+
+def _count_tokens(token_ids: TokenIds) -> int:
+    if isinstance(token_ids, (bytes, bytearray, memoryview)):
+        view = memoryview(token_ids)
+        return view.nbytes // 4 if view.itemsize == 1 else len(view)
+    return len(token_ids)
 
 
 def _note(model: str, state: ModelState | None, n_blocks: int) -> str:

@@ -33,10 +33,10 @@ _STREAM = ("batches", "refused_payloads")
 class StoreState:
     """A store of KV files with its lane."""
 
-    def __init__(self, name: str, lane: int) -> None:
+    def __init__(self, name: str, lane: int, blocks_max: int) -> None:
         self.name = name
         self.lane = lane
-        self.native = Store(lane)
+        self.native = Store(lane, blocks_max)
 
 
 class WorkerState:
@@ -55,7 +55,7 @@ class WorkerState:
         self.last_event_ts: float | None = None
         self.sequence: int | None = None
         self.batches = self.gaps = self.missed_batches = self.restarts = self.repeated_batches = 0
-        self._last_payload = b""
+        self._last_payload = (0, b"")
 
     def admits(self, seq: int, payload: bytes) -> bool:
         """Judge a batch by its sequence number; False: it is the last one once more.
@@ -64,18 +64,20 @@ class WorkerState:
         with another payload, is another incarnation of the server: the worker is emptied first.
         """
         last = self.sequence
+        # Length and head: a batch begins with the time at which it was made.
+        told = (len(payload), payload[:64])
         if last is not None and seq != last + 1:
             if seq > last:
                 self.gaps += 1
                 self.missed_batches += seq - last - 1
-            elif seq == last and payload == self._last_payload:
+            elif seq == last and told == self._last_payload:
                 self.repeated_batches += 1
                 return False
             else:
                 self.restarts += 1
                 self.mirror.restart(self.keyspace)
         self.sequence = seq
-        self._last_payload = payload
+        self._last_payload = told
         self.batches += 1
         return True
 
@@ -146,12 +148,15 @@ class FleetState:
         worker.mirror.restart(space)
         self._index.apply(worker.mirror.take())
 
+    def require_room(self, state: ModelState, pod: str, rank: int) -> None:
+        """Raises InputError where the worker is a new one beyond the bound."""
+        most = self._config.workers_max
+        if len(self.names) >= most and (pod, rank) not in state.workers:
+            raise InputError(f"workers: expected at most {most}, got {pod!r} rank {rank} beyond")
+
     def worker(self, state: ModelState, pod: str, rank: int) -> WorkerState:
         worker = state.workers.get((pod, rank))
         if worker is None:
-            most = self._config.workers_max
-            if len(self.names) >= most:
-                raise InputError(f"workers: expected at most {most}, got {pod!r} rank {rank} beyond")
             assert state.keyspace is not None
             config = self._config
             mirror = Mirror(
@@ -161,12 +166,12 @@ class FleetState:
             mirror.set_lora_names({number: name for number, name in state.lora_names.items() if number >= 0})
             worker = WorkerState(pod, rank, state.name, self._next_worker, mirror)
             worker.keyspace = state.keyspace
-            self._next_worker += 1
-            state.workers[pod, rank] = worker
-            self.names[worker.number] = (pod, rank)
             configured = config.pods.get(pod)
             for name in configured.stores if configured is not None else ():
                 worker.stores[name] = self._store(state, name)
+            self._next_worker += 1
+            state.workers[pod, rank] = worker
+            self.names[worker.number] = (pod, rank)
             self._tell(worker)
         return worker
 
@@ -212,7 +217,7 @@ class FleetState:
 
     def _store(self, state: ModelState, name: str) -> StoreState:
         if name not in state.stores:
-            state.stores[name] = StoreState(name, self._lane(name))
+            state.stores[name] = StoreState(name, self._lane(name), self._config.store_blocks_max)
         return state.stores[name]
 
     def _lane(self, name: tuple[str, int, int] | str) -> int:

@@ -1,6 +1,6 @@
 // One generation of a residency table: what readers see. Append-only but for the set words.
 //
-//   offset 0        4 096   262 144+    slots_offset          arena_offset
+//   offset 0        4 096   266 240   397 312               arena_offset
 //          | Header | lanes | phys_of | (n_homes + tail) x 16|  residency sets ...
 //
 //   slot   u64 key (0: never used)   u64 word = heat bucket << 32 | set        (set 0: empty)

@@ -1,4 +1,5 @@
-// Reads another process's shared-memory table. Read-only, no locks, no messages.
+// Reads another process's shared-memory table. Read-only, without a lock or message between the
+// processes; threads that share one reader take turns on pin() alone.
 //
 // Thread safety: any thread may call any method.
 #pragma once

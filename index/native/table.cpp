@@ -130,7 +130,9 @@ void Table::put_or_drop(uint64_t key, const Change& change) {
       }
       return;
     } catch (const Error&) {
-      if (attempt == 0) finish_rebuild();  // no room in this generation
+      // No room in this generation. Where there was none for the next one either, not at once again.
+      if (attempt > 0 || adds_ + removes_ < retry_rebuild_at_) break;
+      finish_rebuild();
     }
   }
   if (!change.add) return forget(key);

@@ -105,15 +105,25 @@ class BatchReader {
 
 }  // namespace
 
+namespace {
+// Empties an array that is filled anew for every batch; gives back what one huge batch took.
+template <class Array>
+void reuse(Array& array) {
+  constexpr size_t kKeepBytes = 4 << 20;
+  if (array.capacity() * sizeof(typename Array::value_type) > kKeepBytes) Array().swap(array);
+  array.clear();
+}
+}  // namespace
+
 void Batch::clear() {
   has_ts = broken = false;
   rank = -1;
-  events.clear();
-  hashes.clear();
-  tokens.clear();
-  extra_keys.clear();
-  block_extras.clear();
-  block_has_extras.clear();
+  reuse(events);
+  reuse(hashes);
+  reuse(tokens);
+  reuse(extra_keys);
+  reuse(block_extras);
+  reuse(block_has_extras);
   bad_events = unknown_events = dense_block_size = store_tiers = removed_tiers = 0;
   group_mask = full_groups = other_groups = 0;
 }

@@ -22,7 +22,7 @@ struct PeelRules {
 inline Peeled peel(const Batch& batch, const Event& event, uint32_t i, const PeelRules& rules, BlockExtras& out) {
   out.clear();
   uint32_t n_salts = 0, n_bare = 0;
-  if (rules.first && event.cache_salt.present) {
+  if (rules.first && event.cache_salt.present && !event.cache_salt.value.empty()) {
     out.salt = event.cache_salt.value;
     ++n_salts;
   }
@@ -36,6 +36,7 @@ inline Peeled peel(const Batch& batch, const Event& event, uint32_t i, const Pee
       case ExtraKey::Form::bytes: out.embeddings.push_back(key.value); break;
       case ExtraKey::Form::text:
         if (e == 0 && event.lora_name.present && key.value == event.lora_name.value) break;
+        if (rules.first && key.value.empty()) break;  // an empty salt is none, as for the reader
         if (rules.first) {
           out.salt = key.value;
           ++n_salts;

@@ -224,32 +224,28 @@ void Mirror::stored_in_memory(const Batch& batch, const Event& event) {
 }
 
 void Mirror::stored_in_store(const Batch& batch, const Event& event, Store& store) {
-  std::vector<bool> entered;
   for (uint32_t i = 0; i < event.hashes.count; ++i) {
     const uint64_t engine_key = batch.hashes[event.hashes.begin + i];
     const NodeId id = find(engine_key);
-    if (id == kNoNode) {
+    if (id != kNoNode && part_of(nodes_[id]) != nullptr) {
+      tally(Count::store_parts);
+    } else if (id != kNoNode) {
+      add_to_store(engine_key, meaning_of(nodes_[id]), event.tier, store);
+    } else if (!store.holds(engine_key)) {  // else announced by another pod
       std::optional<Meaning> elsewhere;
-      if (store.holds(engine_key)) continue;  // announced by another pod
       for (const auto& other : attached_)
         if (!elsewhere) elsewhere = other->find(engine_key);
-      if (!elsewhere) {
-        tally(Count::unresolved);
-        continue;
-      }
-      if (store.add(engine_key, *elsewhere, entered)) emit_meaning(*elsewhere, entered, DeltaOp::add, static_cast<uint8_t>(event.tier), store.lane());
-      tally(Count::blocks_stored);
-      continue;
+      if (elsewhere) add_to_store(engine_key, *elsewhere, event.tier, store);
+      else tally(Count::unresolved);
     }
-    const Node& node = nodes_[id];
-    if (part_of(node) != nullptr) {
-      tally(Count::store_parts);
-      continue;
-    }
-    const Meaning meaning = meaning_of(node);
-    if (store.add(engine_key, meaning, entered)) emit_meaning(meaning, entered, DeltaOp::add, static_cast<uint8_t>(event.tier), store.lane());
-    tally(Count::blocks_stored);
   }
+}
+
+void Mirror::add_to_store(uint64_t engine_key, const Meaning& meaning, Tier tier, Store& store) {
+  std::vector<bool> entered;
+  const Store::Added added = store.add(engine_key, meaning, entered);
+  if (added == Store::Added::now) emit_meaning(meaning, entered, DeltaOp::add, static_cast<uint8_t>(tier), store.lane());
+  tally(added == Store::Added::no_room ? Count::store_full : Count::blocks_stored);
 }
 
 void Mirror::removed(const Batch& batch, const Event& event) {

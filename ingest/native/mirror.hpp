@@ -38,7 +38,7 @@ enum class Count : uint8_t {
   duplicates, reported, unresolved, removed_unknown, removed_not_held, partial_block, lora_unnamed,
   extras_absent, extras_opaque, extras_ambiguous, extras_unsupported, extras_without_offset,
   extras_misaligned, chain_unindexed, unknown_medium, orphaned, orphans_stitched, orphans_dropped,
-  store_parts, copies_saturated, no_lane, block_sizes, nodes_full, kCounts
+  store_parts, copies_saturated, no_lane, block_sizes, nodes_full, store_full, kCounts
 };
 const char* count_name(Count count);
 
@@ -121,6 +121,7 @@ class Mirror {
   void stored_by_key(const Batch& batch, const Event& event, bool sparse);
   void stored_in_memory(const Batch& batch, const Event& event);
   void stored_in_store(const Batch& batch, const Event& event, Store& store);
+  void add_to_store(uint64_t engine_key, const Meaning& meaning, Tier tier, Store& store);
   void removed(const Batch& batch, const Event& event);
   void removed_from_store(uint64_t engine_key, Store* store);
   void cleared();

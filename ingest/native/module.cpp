@@ -205,7 +205,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("broken", &Decoder::broken);
 
   nb::class_<Store>(m, "Store")
-      .def(nb::init<uint32_t>(), nb::arg("lane"))
+      .def(nb::init<uint32_t, uint64_t>(), nb::arg("lane"), nb::arg("blocks_max") = uint64_t{1} << 20)
       .def_prop_ro("lane", &Store::lane)
       .def("clear", &Store::clear)
       .def("__len__", &Store::size)

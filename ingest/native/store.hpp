@@ -25,16 +25,19 @@ struct Meaning {
 
 class Store {
  public:
-  explicit Store(uint32_t lane) : lane_(lane) {}
+  Store(uint32_t lane, uint64_t blocks_max) : lane_(lane), blocks_max_(blocks_max) {}
   uint32_t lane() const { return lane_; }
 
-  // Whether the engine key was not there. `entered`: block keys that no other engine key held.
-  bool add(uint64_t engine_key, const Meaning& meaning, std::vector<bool>& entered) {
+  enum class Added : uint8_t { now, before, no_room };
+  // `entered`: which block keys no other engine key held, when added now.
+  Added add(uint64_t engine_key, const Meaning& meaning, std::vector<bool>& entered) {
     std::lock_guard guard(mutex_);
-    if (!held_.try_emplace(engine_key, meaning).second) return false;
+    if (held_.contains(engine_key)) return Added::before;
+    if (held_.size() >= blocks_max_) return Added::no_room;
+    held_.emplace(engine_key, meaning);
     entered.clear();
     for (uint64_t key : meaning.keys) entered.push_back(++holders_[key] == 1);
-    return true;
+    return Added::now;
   }
   // What the removed engine key meant; nothing when it was not there. `left` as `entered`.
   std::optional<Meaning> remove(uint64_t engine_key, std::vector<bool>& left) {
@@ -78,6 +81,7 @@ class Store {
 
  private:
   const uint32_t lane_;
+  const uint64_t blocks_max_;
   mutable std::mutex mutex_;
   std::unordered_map<uint64_t, Meaning> held_;
   std::unordered_map<uint64_t, uint32_t> holders_;  // block key -> engine keys that mean it

@@ -166,9 +166,10 @@ class AtlasBesideItsModel(RuleBasedStateMachine):
     def say_something_odd(self, said: say.Announcement, more: bool, shape: Shape) -> None:
         self.announce(said, more, shape)
 
-    @precondition(lambda self: self.held() > 5)
+    @precondition(lambda self: self.held() > 5 and self.world.limits.ghosts > 100)
     @rule(said=say.cleared, more=say.often_no, shape=say.shapes)
     def clear(self, said: say.Cleared, more: bool, shape: Shape) -> None:
+        """Not where few ghosts are kept: which of those that a clear makes is nobody's promise."""
         self.announce(said, more, shape)
 
     @precondition(lambda self: self.held() > 8)
