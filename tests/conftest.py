@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # No deadline: two busy cores make any single example slow now and then.
 settings.register_profile("default", deadline=None)
@@ -16,6 +16,7 @@ settings.register_profile(
     deadline=None,
     max_examples=20,
     stateful_step_count=30,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking is for a build that is not slow
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default"))

@@ -59,13 +59,14 @@ def test_a_prompt_scores_by_its_leading_blocks_and_tiers(atlas: Atlas) -> None:
     assert dict(atlas.score(TOKENS, model="m", pods=["b", "nobody"])) == {"b": 1.8}
     assert dict(atlas.score(TOKENS[:15], model="m")) == {}
     assert dict(atlas.score(TOKENS, model="unheard")) == {}
-    assert dict(atlas.score([7] + TOKENS[1:], model="m")) == {}
+    assert dict(atlas.score([7, *TOKENS[1:]], model="m")) == {}
 
 
 def test_scores_take_lists_arrays_and_bytes(atlas: Atlas) -> None:
     atlas.ingest(b"kv@a@m", 0, batch(stored([1, 2, 3, 4], TOKENS)))
     array = np.array(TOKENS, np.uint32)
-    for tokens in (TOKENS, tuple(TOKENS), array, array.astype(np.int64), array.tobytes(), memoryview(array)):
+    raw = array.tobytes()
+    for tokens in (TOKENS, tuple(TOKENS), array, array.astype(np.int64), raw, memoryview(raw)):
         assert dict(atlas.score(tokens, model="m")) == {"a": 4.0}
 
 
