@@ -49,9 +49,20 @@ def measure(
     }
     if tree is not None:
         contenders["peer"] = over(tree.find_matches, prompts.hashes)
+    check(indexes, tree, prompts)
     timings = alternate(contenders, rounds=rounds)
     theirs = timings.pop("peer", None)
     return timings, theirs
+
+
+def check(indexes: dict[str, ShardedIndex], tree: Any, prompts: Prompts) -> None:
+    """Both sides find the same, and a prompt is held whole or not at all."""
+    for i, keys in enumerate(prompts.keys[:16]):
+        for index in indexes.values():
+            found = sorted(index.match(keys).blocks.tolist())
+            assert found == [] or found[-1] == len(keys), found
+            if tree is not None:
+                assert found == sorted(tree.find_matches(prompts.hashes[i]).scores.values())
 
 
 def bench_fleet(workers: int, pairs: int, peer: Peer | None, rounds: int) -> list[Result]:

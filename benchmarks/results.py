@@ -95,7 +95,7 @@ def show(results: list[Result], json: Path | None = None) -> None:
     """Print results as a table, and append them to `json`."""
     rows = [("", "unit", "median", "best", "peer median", "peer best", "times better")]
     for r in results:
-        numbers = [_number(n) for n in (r.median, r.best, r.peer_median, r.peer_best)]
+        numbers = [number(n) for n in (r.median, r.best, r.peer_median, r.peer_best)]
         rows.append((r.what, r.unit, *numbers, "" if r.ratio is None else f"{r.ratio:.2f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
@@ -110,7 +110,7 @@ def show(results: list[Result], json: Path | None = None) -> None:
             file.writelines(msgspec.json.encode(r) + b"\n" for r in results)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -51,6 +51,10 @@ class ShardedIndex:
             if delta:
                 table.apply(delta)
 
+    def shard_of(self, segment_key: int) -> int:
+        """The shard of the segment that begins with this key."""
+        return self._index.shard_of(segment_key)
+
     def match(self, keys: npt.NDArray[np.uint64], allowed: bytes | bytearray | None = None) -> Matches:
         """Match a chain of block keys [n_blocks].
 

@@ -1,0 +1,150 @@
+"""What has to be reached: each goal's thresholds, and how far the measurements are from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from results import Result, number
+
+Results = Mapping[str, Result]
+"""By row."""
+
+
+class Outcome(NamedTuple):
+    """One goal judged. A score is measured over wanted, 1 or more: reached."""
+
+    measured: str
+    peer: str
+    must: float
+    aim: float | None
+
+
+class Goal(NamedTuple):
+    """One line of the table in docs/benchmarks.md."""
+
+    what: str
+    must: str
+    aim: str
+    judge: Callable[[Results], Outcome]
+
+
+def verdict(outcome: Outcome) -> str:
+    if outcome.must < 1:
+        return f"**falls short by {1 - outcome.must:.0%}**"
+    if outcome.aim is None:
+        return "reached"
+    return "reached, the aim too" if outcome.aim >= 1 else f"reached; {1 - outcome.aim:.0%} short of the aim"
+
+
+def times_the_peer(what: str, rows: Sequence[str], must: float, aim: float) -> Goal:
+    """So many times better than the peer, in the worst of the rows."""
+
+    def judge(results: Results) -> Outcome:
+        worst = min((results[row] for row in rows), key=lambda r: r.ratio or 0.0)
+        ratio = worst.ratio or 0.0
+        return Outcome(f"{_pair(worst)}: {ratio:.1f}x", _peer_pair(worst), ratio / must, ratio / aim)
+
+    return Goal(what, f"{must:g}x", f"{aim:g}x", judge)
+
+
+def rate(what: str, row: str, must: float, aim: float) -> Goal:
+    """So many million blocks a second, and twice the peer."""
+
+    def judge(results: Results) -> Outcome:
+        result = results[row]
+        ratio = result.ratio or 0.0
+        measured = f"{_pair(result)}: {ratio:.1f}x"
+        return Outcome(
+            measured, _peer_pair(result), min(result.median / must, ratio / 2), result.median / aim
+        )
+
+    return Goal(what, f"{must:g} M and 2x", f"{aim:g} M", judge)
+
+
+def at_most(what: str, rows: Sequence[str], must: float, aim: float) -> Goal:
+    """The worst of the rows."""
+
+    def judge(results: Results) -> Outcome:
+        worst = max((results[row] for row in rows), key=lambda r: r.median)
+        return Outcome(_pair(worst), _peer_pair(worst), must / worst.median, aim / worst.median)
+
+    return Goal(what, f"{must:g}", f"{aim:g}", judge)
+
+
+def at_most_the_other(what: str, rows: Sequence[str], must: float, aim: float) -> Goal:
+    """So many times the time of the other way to do the same, in the worst of the rows."""
+
+    def judge(results: Results) -> Outcome:
+        worst = min((results[row] for row in rows), key=lambda r: r.ratio or 0.0)
+        times = 1 / worst.ratio if worst.ratio else float("inf")
+        return Outcome(
+            f"{_pair(worst)}: {times:.2f}x", f"in process {_peer_pair(worst)}", must / times, aim / times
+        )
+
+    return Goal(what, f"{must:g}x", f"{aim:g}x", judge)
+
+
+def flat_in_workers(what: str, row: str, workers: Sequence[int], factor: float, lane_ns: float) -> Goal:
+    """A match costs at most `factor` times that of the fewest workers, plus so much per matching lane."""
+
+    def judge(results: Results) -> Outcome:
+        few = results[row.format(workers[0])]
+        scores = []
+        for n in workers[1:]:
+            allowed_us = factor * few.median + lane_ns * n / 1e3
+            scores.append(allowed_us / results[row.format(n)].median)
+        shown = [results[row.format(n)] for n in workers]
+        measured = ", ".join(number(r.median) for r in shown) + f" {few.unit}"
+        peer = ", ".join(number(r.peer_median) for r in shown) + f" {few.unit}" if few.peer_median else ""
+        return Outcome(measured, peer, min(scores), None)
+
+    return Goal(what, f"{factor:g}x + {lane_ns:g} ns a lane", "", judge)
+
+
+def _pair(result: Result) -> str:
+    if result.median == result.best:
+        return f"{number(result.median)} {result.unit}"
+    return f"{number(result.median)} ({number(result.best)}) {result.unit}"
+
+
+def _peer_pair(result: Result) -> str:
+    if result.peer_median is None:
+        return ""
+    if result.peer_median == result.peer_best:
+        return number(result.peer_median)
+    return f"{number(result.peer_median)} ({number(result.peer_best)})"
+
+
+GOALS = (
+    times_the_peer("block keys of 8 192 tokens", ["keys/8192/fold64/numpy"], 10, 20),
+    times_the_peer("match, 512 blocks hit", [f"match/hit512/{w}/closed" for w in (8, 64)], 2, 4),
+    times_the_peer("match, 8 192 blocks hit", [f"match/hit8192/{w}/closed" for w in (8, 64)], 4, 20),
+    times_the_peer("match, 512 blocks missed", [f"match/miss512/{w}/closed" for w in (8, 64)], 10, 50),
+    rate("payload to table, 512 blocks an event", "ingest/512", 2.5, 6),
+    rate("payload to table, 16 blocks an event", "ingest/16", 1.5, 4),
+    rate("payload to table, 1 block an event", "ingest/1", 0.3, 1),
+    at_most(
+        "table bytes per distinct block, 64 workers, 1 M pairs",
+        [f"memory/table/distinct-block/64/{kind}" for kind in ("counted", "resident")],
+        40,
+        24,
+    ),
+    at_most(
+        "mirror bytes per (block, worker)",
+        [f"memory/mirrors/pair/64/{kind}" for kind in ("counted", "resident")],
+        80,
+        40,
+    ),
+    at_most_the_other(
+        "reader in another process, time of a lookup",
+        [f"reader/{what}/closed" for what in ("hit512", "hit8192", "miss512")],
+        1.5,
+        1.1,
+    ),
+    flat_in_workers(
+        "match of a chain that 8, 64, 1 024 workers hold", "lanes/{}/closed", (8, 64, 1024), 1.3, 3
+    ),
+    at_most("churn in a table of 1 M: p99 pause of an apply", ["churn/p99"], 10, 2),
+    at_most("churn: peak memory at the end, times that at the half", ["churn/growth"], 1.02, 1.0),
+)

@@ -1,0 +1,96 @@
+"""Runs all benchmarks and writes their results, judged against the goals, into docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from goals import GOALS, Results, verdict
+from results import Result, arguments, machine, number, versions
+
+HERE = Path(__file__).resolve().parent
+DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- results: written by benchmarks/report.py -->", "<!-- end of results -->"
+ROWS_OF = {
+    "bench_block_keys.py": ("keys",),
+    "bench_match.py": ("match", "score", "lanes"),
+    "bench_ingest.py": ("ingest",),
+    "bench_memory.py": ("memory",),
+    "bench_shared_reader.py": ("reader",),
+    "bench_churn.py": ("churn",),
+}
+"""Which script measures which rows, by what their names begin with."""
+
+
+def run_all(json: Path, quick: bool) -> None:
+    for script in ROWS_OF:
+        print(f"\n==> {script}", flush=True)
+        command = [sys.executable, str(HERE / script), "--json", str(json), *(["--quick"] if quick else [])]
+        subprocess.run(command, check=True)
+
+
+def read(json: Path) -> Results:
+    lines = json.read_bytes().splitlines()
+    results = [msgspec.json.decode(line, type=Result) for line in lines]
+    return {result.row: result for result in results}
+
+
+def goal_lines(results: Results) -> Iterator[str]:
+    yield "| what | must | aim | measured, median (best) | peer, median (best) | verdict |"
+    yield "|---|---|---|---|---|---|"
+    for goal in GOALS:
+        try:
+            outcome = goal.judge(results)
+        except KeyError:
+            yield f"| {goal.what} | {goal.must} | {goal.aim} | not measured | | |"
+            continue
+        cells = (goal.what, goal.must, goal.aim, outcome.measured, outcome.peer, verdict(outcome))
+        yield "| " + " | ".join(cells) + " |"
+
+
+def all_lines(results: Results) -> Iterator[str]:
+    for script, beginnings in ROWS_OF.items():
+        question = (HERE / script).read_text().splitlines()[0].strip('"')
+        yield f"\n### {question}\n\n`python benchmarks/{script}`\n"
+        yield "| | unit | median | best | peer's median | peer's best | times better |"
+        yield "|---|---|--:|--:|--:|--:|--:|"
+        for row, r in results.items():
+            if row.partition("/")[0] in beginnings:
+                numbers = [number(n) for n in (r.median, r.best, r.peer_median, r.peer_best)]
+                ratio = "" if r.ratio is None else f"{r.ratio:.1f}"
+                yield "| " + " | ".join((r.what, r.unit, *numbers, ratio)) + " |"
+
+
+def write(results: Results, quick: bool) -> None:
+    """Replace what is between the markers of the document."""
+    note = "From a quick run, on a machine that was busy: not final. " if quick else ""
+    lines = [BEGIN, f"{note}{machine()}; {versions()}.\n", *goal_lines(results)]
+    lines += ["\n## All measurements", *all_lines(results), END]
+    document = DOCUMENT.read_text()
+    before, _, rest = document.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    DOCUMENT.write_text(before + "\n".join(lines) + after)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--render", type=Path, metavar="FILE", help="run nothing: take the results from FILE")
+    args = parser.parse_args()
+    if args.render:
+        results = read(args.render)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            json = args.json or Path(folder) / "results.jsonl"
+            run_all(json, args.quick)
+            results = read(json)
+    write(results, args.quick)
+    print()
+    print("\n".join(goal_lines(results)))
+
+
+if __name__ == "__main__":
+    main()
