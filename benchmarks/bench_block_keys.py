@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from peer import load_peer
 from results import Result, arguments, show, timed
-from timing import Timing, alternate, over
+from timing import Contender, Timing, alternate, over
 from workload import BLOCK_TOKENS, MODEL, SEED, random_tokens
 
 from kvatlas import block_keys
@@ -23,12 +24,12 @@ def main() -> None:
     results: list[Result] = []
     for n_tokens in (8192, 131_072):
         arrays = [random_tokens(random, n_tokens // BLOCK_TOKENS) for _ in range(16)]
-        kinds = {
+        kinds: dict[str, list[Any]] = {
             "numpy": arrays,
             "bytes": [a.tobytes() for a in arrays],
             "list": [a.tolist() for a in arrays],
         }
-        contenders = {}
+        contenders: dict[str, Contender] = {}
         for algorithm in ALGORITHMS:
             call = functools.partial(
                 block_keys, model=MODEL, block_size=BLOCK_TOKENS, algorithm=algorithm, hash_seed=SEED

@@ -24,7 +24,8 @@ def batch_of_keys(number: int) -> Keys:
         x = (first + np.arange(RECORD_KEYS, dtype=np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+        keys: Keys = x ^ (x >> np.uint64(31))
+    return keys
 
 
 def delta(op: int, number: int) -> bytes:

@@ -62,14 +62,14 @@ def rate(what: str, row: str, must: float, aim: float) -> Goal:
     return Goal(what, f"{must:g} M and 2x", f"{aim:g} M", judge)
 
 
-def at_most(what: str, rows: Sequence[str], must: float, aim: float) -> Goal:
+def at_most(what: str, rows: Sequence[str], must: float, aim: float | None = None) -> Goal:
     """The worst of the rows."""
 
     def judge(results: Results) -> Outcome:
         worst = max((results[row] for row in rows), key=lambda r: r.median)
-        return Outcome(_pair(worst), _peer_pair(worst), must / worst.median, aim / worst.median)
+        return Outcome(_pair(worst), _peer_pair(worst), must / worst.median, aim and aim / worst.median)
 
-    return Goal(what, f"{must:g}", f"{aim:g}", judge)
+    return Goal(what, f"{must:g}", "" if aim is None else f"{aim:g}", judge)
 
 
 def at_most_the_other(what: str, rows: Sequence[str], must: float, aim: float) -> Goal:
@@ -143,8 +143,8 @@ GOALS = (
         1.1,
     ),
     flat_in_workers(
-        "match of a chain that 8, 64, 1 024 workers hold", "lanes/{}/closed", (8, 64, 1024), 1.3, 3
+        "match of a chain held by 8, 64, 1 024 workers", "lanes/{}/closed", (8, 64, 1024), 1.3, 3
     ),
     at_most("churn in a table of 1 M: p99 pause of an apply", ["churn/p99"], 10, 2),
-    at_most("churn: peak memory at the end, times that at the half", ["churn/growth"], 1.02, 1.0),
+    at_most("churn: peak memory at the end, times that at the half", ["churn/growth"], 1.02),
 )

@@ -93,7 +93,7 @@ def versions() -> str:
 
 def show(results: list[Result], json: Path | None = None) -> None:
     """Print results as a table, and append them to `json`."""
-    rows = [("", "unit", "median", "best", "peer median", "peer best", "times better")]
+    rows: list[tuple[str, ...]] = [("", "unit", "median", "best", "peer median", "peer best", "times better")]
     for r in results:
         numbers = [number(n) for n in (r.median, r.best, r.peer_median, r.peer_best)]
         rows.append((r.what, r.unit, *numbers, "" if r.ratio is None else f"{r.ratio:.2f}"))

@@ -103,7 +103,8 @@ def events(sequences: Iterable[Held], blocks: int) -> Iterator[Event]:
 
 def engine_keys(keys: Keys) -> Keys:
     """By which the model server names the blocks."""
-    return keys * np.uint64(0x9E3779B97F4A7C15)
+    named: Keys = keys * np.uint64(0x9E3779B97F4A7C15)
+    return named
 
 
 def topic(worker: int) -> bytes:
@@ -123,7 +124,7 @@ def payload(event: Event) -> bytes:
         lora_id=None,
         medium="GPU",
         lora_name=None,
-        extra_keys=[None] * len(names),
+        extra_keys=[None for _ in names],
         group_idx=0,
         kv_cache_spec_kind="full_attention",
     )

@@ -30,10 +30,23 @@ uint32_t tier_column(uint32_t mask) {
   return std::min(static_cast<uint32_t>(std::countr_zero(mask)), kTierColumns - 1);
 }
 
+struct Active {
+  uint32_t lane;
+  uint32_t mask;  // tiers in the current run
+  uint32_t out;   // row of the result
+  uint32_t seen;  // run in which it was seen last
+};
+
+// The rows still matching; kept by the thread, so that a match allocates nothing.
+thread_local std::vector<Active> active_rows;
+
 class Matcher {
  public:
-  Matcher(const RosterView& roster, const uint8_t* allowed, size_t n_allowed)
-      : roster_(roster), allowed_(allowed), n_allowed_(n_allowed) {
+  Matcher(const RosterView& roster, const uint8_t* allowed, size_t n_allowed, Matches& out)
+      : roster_(roster), allowed_(allowed), n_allowed_(n_allowed), out_(out), active_(active_rows),
+        place_of_lane_(place_of_lane.data()) {
+    out_.n = 0;
+    active_.clear();
     for (const auto& c : roster.combined)
       if (is_allowed(c.worker)) combined_.push_back({&c, -1, true});
   }
@@ -41,31 +54,23 @@ class Matcher {
   // Takes the next run of blocks, all naming `set`. Returns whether any worker still matches.
   bool run(const Generation& g, SetView set, uint32_t length) {
     if (position_ == 0) {
-      admit(g, set);
+      admit(g, set, length);
     } else {
       retire(g, set);
+      uint32_t* tier_blocks = out_.tier_blocks.data();
+      for (const Active& a : active_) tier_blocks[a.out * kTierColumns + tier_column(a.mask)] += length;
     }
-    uint32_t* tier_blocks = out_.tier_blocks.data();
-    for (const Active& a : active_) tier_blocks[a.out * kTierColumns + tier_column(a.mask)] += length;
     run_combined(g, set, length);
     position_ += length;
     return !active_.empty() || n_combined_ > 0;
   }
 
-  Matches finish(uint32_t n_probed) {
+  void finish(uint32_t n_probed) {
     for (const Active& a : active_) out_.blocks[a.out] = position_;
-    resize(n_rows_);
     out_.n_probed = n_probed;
-    return std::move(out_);
   }
 
  private:
-  struct Active {
-    uint32_t lane;
-    uint32_t mask;  // tiers in the current run
-    uint32_t out;   // row of the result
-    uint32_t seen;  // run in which it was seen last
-  };
   struct Combined {
     const RosterView::Combined* worker;
     int64_t out;
@@ -75,21 +80,31 @@ class Matcher {
   bool is_allowed(uint32_t worker) const { return allowed_ == nullptr || (worker < n_allowed_ && allowed_[worker] != 0); }
 
   uint32_t new_row(uint32_t worker) {
-    if (n_rows_ == out_.workers.size()) resize(n_rows_ + 16);
-    out_.workers[n_rows_] = worker;
-    return n_rows_++;
+    require_rows(out_.n + 1);
+    std::fill_n(&out_.tier_blocks[size_t{out_.n} * kTierColumns], kTierColumns, 0u);
+    out_.blocks[out_.n] = 0;
+    out_.workers[out_.n] = worker;
+    return out_.n++;
   }
 
-  void resize(size_t n) {
+  void require_rows(size_t n) {
+    if (n <= out_.workers.size()) return;
+    n += n / 2;
     out_.workers.resize(n);
     out_.blocks.resize(n);
     out_.tier_blocks.resize(n * kTierColumns);
   }
 
-  void admit(const Generation& g, SetView set) {
+  // The first run: a row for each worker in it. Plain pointers, for this is most of a match by
+  // many workers.
+  void admit(const Generation& g, SetView set, uint32_t length) {
     n_combined_ = combined_.size();
     active_.resize(set.count);
-    resize(set.count);
+    require_rows(set.count);
+    Active* active = active_.data();
+    uint32_t* workers = out_.workers.data();
+    uint32_t* tier_blocks = out_.tier_blocks.data();
+    uint32_t* places = place_of_lane_;
     const uint32_t n_lanes = static_cast<uint32_t>(roster_.worker_of_lane.size());
     const uint32_t* worker_of_lane = roster_.worker_of_lane.data();
     uint32_t n = 0;
@@ -100,12 +115,15 @@ class Matcher {
       if (mask == 0 || lane >= n_lanes) continue;
       const uint32_t worker = worker_of_lane[lane];
       if (worker == kNoWorker || !is_allowed(worker)) continue;
-      place_of_lane[lane] = n;
-      active_[n] = {lane, mask, n, n_runs_};
-      out_.workers[n++] = worker;
+      places[lane] = n;
+      active[n] = {lane, mask, n, n_runs_};
+      std::fill_n(tier_blocks, kTierColumns, 0u);
+      tier_blocks[tier_column(mask)] = length;
+      tier_blocks += kTierColumns;
+      workers[n++] = worker;
     }
     active_.resize(n);
-    n_rows_ = n;
+    out_.n = n;
   }
 
   void retire(const Generation& g, SetView set) {
@@ -114,7 +132,7 @@ class Matcher {
       const uint32_t word = g.lane_word(set.elements[i] >> 8);
       const uint32_t mask = live_mask(word, set.elements[i]);
       const uint32_t lane = word & 0xffff;
-      const uint32_t place = place_of_lane[lane];
+      const uint32_t place = place_of_lane_[lane];
       if (mask == 0 || place >= active_.size() || active_[place].lane != lane) continue;
       active_[place].mask = mask;
       active_[place].seen = n_runs_;
@@ -126,7 +144,7 @@ class Matcher {
       }
       out_.blocks[active_[i].out] = position_;
       active_[i] = active_.back();
-      place_of_lane[active_[i].lane] = static_cast<uint32_t>(i);
+      place_of_lane_[active_[i].lane] = static_cast<uint32_t>(i);
       active_.pop_back();
     }
   }
@@ -176,13 +194,13 @@ class Matcher {
   const RosterView& roster_;
   const uint8_t* allowed_;
   size_t n_allowed_;
-  std::vector<Active> active_;
+  Matches& out_;
+  std::vector<Active>& active_;
+  uint32_t* place_of_lane_;  // of this thread, looked up once
   std::vector<Combined> combined_;
   size_t n_combined_ = 0;
   uint32_t n_runs_ = 0;
-  uint32_t n_rows_ = 0;  // of out_ in use
   uint32_t position_ = 0;  // blocks matched so far
-  Matches out_;
 };
 
 // Hands the chain to the matcher run by run.
@@ -294,22 +312,20 @@ uint32_t shard_of(uint64_t segment_key, uint32_t n_shards) {
   return static_cast<uint32_t>(bucket);
 }
 
-Matches match(const uint64_t* keys, size_t n_keys, const std::vector<std::shared_ptr<Source>>& shards,
-              const RosterView& roster, const uint8_t* allowed, size_t n_allowed) {
+void match(const uint64_t* keys, size_t n_keys, const std::vector<std::shared_ptr<Source>>& shards,
+           const RosterView& roster, const uint8_t* allowed, size_t n_allowed, Matches& out) {
   std::vector<Pin> pins;
   pins.reserve(shards.size());
   for (const auto& shard : shards) pins.push_back(shard->pin());
-  Matcher matcher(roster, allowed, n_allowed);
-  const uint32_t n_probed = Walk(keys, n_keys, pins, matcher).run();
-  Matches matches = matcher.finish(n_probed);
+  Matcher matcher(roster, allowed, n_allowed, out);
+  matcher.finish(Walk(keys, n_keys, pins, matcher).run());
   // One lookup in 16 reports the segments it could use.
   thread_local uint32_t n_calls = 0;
   if ((n_calls++ & 15) == 0) {
-    const uint32_t longest = matches.blocks.empty() ? 0 : *std::max_element(matches.blocks.begin(), matches.blocks.end());
+    const uint32_t longest = out.n == 0 ? 0 : *std::max_element(out.blocks.begin(), out.blocks.begin() + out.n);
     for (size_t begin = 0; begin < longest; begin += kSegmentBlocks)
       shards[shard_of(keys[begin], static_cast<uint32_t>(shards.size()))]->touch(keys + begin, 1);
   }
-  return matches;
 }
 
 }  // namespace kvatlas

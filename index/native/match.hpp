@@ -28,7 +28,9 @@ inline constexpr uint32_t kTierColumns = 5;  // gpu cpu disk storage unknown, be
 // Source: Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm" (2014).
 uint32_t shard_of(uint64_t segment_key, uint32_t n_shards);
 
+// Made to be reused: the arrays only grow, and only their first n rows count.
 struct Matches {
+  uint32_t n = 0;
   std::vector<uint32_t> workers;      // [n] those that hold block 0, in no particular order
   std::vector<uint32_t> blocks;       // [n] leading blocks held
   std::vector<uint32_t> tier_blocks;  // [n, kTierColumns] the same by each block's best tier
@@ -37,7 +39,7 @@ struct Matches {
 
 // `allowed`: one byte a worker, 0 skips it; nullptr allows all; workers beyond n_allowed are
 // skipped. One pin of each source is taken for the whole call.
-Matches match(const uint64_t* keys, size_t n_keys, const std::vector<std::shared_ptr<Source>>& shards,
-              const RosterView& roster, const uint8_t* allowed, size_t n_allowed);
+void match(const uint64_t* keys, size_t n_keys, const std::vector<std::shared_ptr<Source>>& shards,
+           const RosterView& roster, const uint8_t* allowed, size_t n_allowed, Matches& out);
 
 }  // namespace kvatlas

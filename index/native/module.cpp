@@ -163,12 +163,12 @@ class Index {
   nb::tuple run(const uint64_t* keys, size_t n_keys, nb::handle allowed) const {
     std::optional<ByteSpan> mask;
     if (!allowed.is_none()) mask.emplace(allowed, "allowed");
-    Matches matches;
+    thread_local Matches matches;  // no allocation per match
     {
       nb::gil_scoped_release unlocked;
-      matches = match(keys, n_keys, shards_, *roster_->view(), mask ? mask->data() : nullptr, mask ? mask->size() : 0);
+      match(keys, n_keys, shards_, *roster_->view(), mask ? mask->data() : nullptr, mask ? mask->size() : 0, matches);
     }
-    const size_t n = matches.workers.size();
+    const size_t n = matches.n;
     const NewArray workers = new_array("uint32", n), blocks = new_array("uint32", n), tiers = new_array("uint32", n, kTierColumns);
     std::memcpy(workers.data, matches.workers.data(), n * sizeof(uint32_t));
     std::memcpy(blocks.data, matches.blocks.data(), n * sizeof(uint32_t));

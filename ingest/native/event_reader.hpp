@@ -246,7 +246,7 @@ class EventReader {
   }
 
   bool read_length(uint32_t& length) {
-    uint64_t value;
+    uint64_t value = 0;
     if (!read_unsigned(value) || value > 0x7fffffffu) return false;
     length = static_cast<uint32_t>(value);
     return true;
@@ -260,7 +260,7 @@ class EventReader {
   }
 
   bool read_group() {
-    uint64_t value;
+    uint64_t value = 0;
     if (!read_unsigned(value) || value > 63) return false;
     event_.group = static_cast<uint16_t>(value);
     return true;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -55,11 +56,19 @@ def new_atlas(algorithm: Algorithm, shards: int, limits: Limits) -> Atlas:
             shards=shards,
             ghosts_max=limits.ghosts,
             orphans_max=limits.orphans,
+            store_blocks_max=limits.stored,
             table_bytes_max=1 << 24,
             models=models,
             pods={name: PodConfig(stores=stores) for name, stores in say.STORES.items()},
         )
     )
+
+
+def held(atlas: Atlas | NaiveAtlas, model: str) -> Iterator[tuple[Lane, int, int]]:
+    """Lane, block key and tier mask of all that is resident."""
+    for lane, masks in atlas.residency(model).items():
+        for key, mask in masks.items():
+            yield lane, key, mask
 
 
 class AtlasBesideItsModel(RuleBasedStateMachine):
@@ -223,31 +232,35 @@ class AtlasBesideItsModel(RuleBasedStateMachine):
         expected = self.model.score_keys(pod.model, keys, pods)
         for atlas in self.atlases:
             scores = atlas.score(model=pod.model, pods=pods, **prompt)
-            assert dict(scores.items()) == pytest.approx(expected)
             assert all(scores[pod] == score for pod, score in scores.items())
+            if not self.world.forgets_ancestors:
+                assert dict(scores.items()) == pytest.approx(expected)
+            else:
+                assert all(score <= expected[pod] + 1e-9 for pod, score in scores.items())
 
     @invariant()
     def residency_is_that_of_the_model(self) -> None:
+        """A mirror that has forgotten an engine block and sees it again may miss index blocks that
+        begin in it, but has none that the model has not."""
         if self.pending:
             return
-        lanes = {model: self.model.residency(model) for model in MODELS}
-        for model in MODELS:
-            for atlas in self.atlases:
-                exported = atlas.residency(model)
-                assert {lane: masks for lane, masks in exported.items() if masks} == lanes[model]
-        self.compare_tables(lanes)
-
-    def compare_tables(self, lanes: dict[str, dict[Lane, dict[int, int]]]) -> None:
-        by_key: dict[int, dict[Lane, int]] = {}
-        for held in lanes.values():
-            for lane, masks in held.items():
-                for key, mask in masks.items():
-                    by_key.setdefault(key, {})[lane] = mask
-        self.keys_seen |= by_key.keys()
-        keys = sorted(self.keys_seen)
-        expected = [by_key.get(key, {}) for key in keys]
+        expected = {(model, *triple) for model in MODELS for triple in held(self.model, model)}
         for atlas in self.atlases:
-            assert atlas.lookup(np.array(keys, np.uint64)) == expected
+            exported = {(model, *triple) for model in MODELS for triple in held(atlas, model)}
+            if not self.world.forgets_ancestors:
+                assert exported == expected
+            else:
+                assert {entry[:3] for entry in exported} <= {entry[:3] for entry in expected}
+            self.keys_seen |= {key for _, _, key, _ in exported}
+            self.compare_table(atlas, exported)
+
+    def compare_table(self, atlas: Atlas, exported: set[tuple[str, Lane, int, int]]) -> None:
+        """What is in the tables is what the mirrors say."""
+        by_key: dict[int, dict[Lane, int]] = {key: {} for key in self.keys_seen}
+        for _, lane, key, mask in exported:
+            by_key[key][lane] = mask
+        keys = np.array(sorted(by_key), np.uint64)
+        assert atlas.lookup(keys) == [by_key[int(key)] for key in keys]
 
     @invariant()
     def every_event_left_out_is_counted(self) -> None:

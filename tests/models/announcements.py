@@ -55,6 +55,12 @@ class World:
     """Variant and path of each prompt."""
     limits: Limits = field(default_factory=Limits)
 
+    @property
+    def forgets_ancestors(self) -> bool:
+        """Engine blocks under one index block may be forgotten one by one."""
+        whole = all(pod.size % BLOCK_SIZES[pod.model] == 0 for pod, _ in self.workers)
+        return self.limits.ghosts < 100 and not whole
+
 
 @dataclass(frozen=True)
 class Said:
@@ -235,7 +241,7 @@ worlds = st.builds(
     World,
     workers=st.lists(st.tuples(st.sampled_from(PODS), ranks), min_size=2, max_size=3).map(tuple),
     contents=st.lists(contents, min_size=2, max_size=4).map(tuple),
-    limits=st.sampled_from([Limits()] * 5 + [Limits(4, 2), Limits(1, 1), Limits(2, 0)]),
+    limits=st.sampled_from([Limits()] * 5 + [Limits(4, 2, 2), Limits(1, 1, 0), Limits(2, 0)]),
 )
 runs = st.builds(
     Run,

@@ -233,10 +233,12 @@ class NaiveAtlas:
             meaning = mirror.meanings.get(key) or mirror.stored_meaning(key)
             if meaning is None:
                 self.counts["unresolved"] += 1
-            elif meaning.whole or meaning.unindexed:
+            elif not meaning.whole and meaning.unindexed is None:
+                self.counts["store_parts"] += 1
+            elif key in store.meanings or len(store.meanings) < self.config.limits.stored:
                 store.meanings.setdefault(key, meaning)
             else:
-                self.counts["store_parts"] += 1
+                self.counts["store_full"] += 1
 
     def _removed(self, model: str, worker: Worker, event: BlockRemoved) -> None:
         mirror = self.mirrors[model][worker]

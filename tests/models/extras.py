@@ -36,9 +36,7 @@ def peel(elements: Sequence[Extra] | None, place: Place) -> Extras | str:
     pairs = [element for element in rest if isinstance(element, tuple)]
     embeddings = [element for element in rest if isinstance(element, bytes)]
     strings = [element for element in rest if isinstance(element, str)]
-    salts = strings if place.first else []
-    if place.first and place.salt is not None:
-        salts = [*salts, place.salt]
+    salts = [salt for salt in [*strings, place.salt] if salt] if place.first else []
     bare = [] if place.first else strings
     if None in rest:
         return "extras_opaque"

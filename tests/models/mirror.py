@@ -32,10 +32,11 @@ def tier_of(medium: str | None, locality: str | None) -> int:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a mirror keeps of what is not held."""
+    """How much a mirror keeps of what is not held, and a store at all."""
 
     ghosts: int = 8192
     orphans: int = 4096
+    stored: int = 1 << 20
 
 
 @dataclass
