@@ -42,7 +42,7 @@ class Churn:
         self.steps = inserts // RECORD_KEYS
         for number in range(self.live):
             self.table.apply(delta(ADD, number))
-        self.pauses_ns: npt.NDArray[np.int64] = np.zeros((self.steps, 2), np.int64)
+        self.pauses_ns: npt.NDArray[np.int64] = np.full((self.steps, 2), -1, np.int64)
 
     def run(self) -> Iterator[float]:
         """Yields the share done at every tenth."""
@@ -93,7 +93,7 @@ def summary(churn: Churn, peaks: list[int]) -> list[Result]:
         ("p99", "pause of an apply of 512 keys, p99", "ms", float(np.percentile(pauses_ms, 99))),
         ("max", "pause of an apply of 512 keys, slowest", "ms", float(pauses_ms.max())),
         ("rate", f"inserts and evictions, {keys / 1e6:.0f} M of each", "M keys/s", 2 * keys / seconds / 1e6),
-        ("growth", "peak memory at the end, times that at the half", "x", growth),
+        ("growth", "peak memory at the end, times that at the half", "times", growth),
     ]
     return [
         Result(row=f"churn/{name}", what=what, unit=unit, median=value, best=value)

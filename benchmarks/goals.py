@@ -16,7 +16,8 @@ class Outcome(NamedTuple):
 
     measured: str
     peer: str
-    must: float
+    must: float | None
+    """None: the peer is missing."""
     aim: float | None
 
 
@@ -30,6 +31,8 @@ class Goal(NamedTuple):
 
 
 def verdict(outcome: Outcome) -> str:
+    if outcome.must is None:
+        return "no peer to compare with"
     if outcome.must < 1:
         return f"**falls short by {1 - outcome.must:.0%}**"
     if outcome.aim is None:
@@ -42,8 +45,10 @@ def times_the_peer(what: str, rows: Sequence[str], must: float, aim: float) -> G
 
     def judge(results: Results) -> Outcome:
         worst = min((results[row] for row in rows), key=lambda r: r.ratio or 0.0)
-        ratio = worst.ratio or 0.0
-        return Outcome(f"{_pair(worst)}: {ratio:.1f}x", _peer_pair(worst), ratio / must, ratio / aim)
+        if worst.ratio is None:
+            return Outcome(_pair(worst), "", None, None)
+        measured = f"{_pair(worst)}: {worst.ratio:.1f}x"
+        return Outcome(measured, _peer_pair(worst), worst.ratio / must, worst.ratio / aim)
 
     return Goal(what, f"{must:g}x", f"{aim:g}x", judge)
 
@@ -53,11 +58,11 @@ def rate(what: str, row: str, must: float, aim: float) -> Goal:
 
     def judge(results: Results) -> Outcome:
         result = results[row]
-        ratio = result.ratio or 0.0
-        measured = f"{_pair(result)}: {ratio:.1f}x"
-        return Outcome(
-            measured, _peer_pair(result), min(result.median / must, ratio / 2), result.median / aim
-        )
+        if result.ratio is None:
+            return Outcome(_pair(result), "", None, None)
+        measured = f"{_pair(result)}: {result.ratio:.1f}x"
+        score = min(result.median / must, result.ratio / 2)
+        return Outcome(measured, _peer_pair(result), score, result.median / aim)
 
     return Goal(what, f"{must:g} M and 2x", f"{aim:g} M", judge)
 

@@ -54,7 +54,7 @@ def goal_lines(results: Results) -> Iterator[str]:
 
 def all_lines(results: Results) -> Iterator[str]:
     for script, beginnings in ROWS_OF.items():
-        question = (HERE / script).read_text().splitlines()[0].strip('"')
+        question = (HERE / script).read_text().splitlines()[0].strip('".')
         yield f"\n### {question}\n\n`python benchmarks/{script}`\n"
         yield "| | unit | median | best | peer's median | peer's best | times better |"
         yield "|---|---|--:|--:|--:|--:|--:|"
@@ -65,10 +65,9 @@ def all_lines(results: Results) -> Iterator[str]:
                 yield "| " + " | ".join((r.what, r.unit, *numbers, ratio)) + " |"
 
 
-def write(results: Results, quick: bool) -> None:
+def write(results: Results, note: str) -> None:
     """Replace what is between the markers of the document."""
-    note = "From a quick run, on a machine that was busy: not final. " if quick else ""
-    lines = [BEGIN, f"{note}{machine()}; {versions()}.\n", *goal_lines(results)]
+    lines = [BEGIN, f"{note} {machine()}; {versions()}.\n".lstrip(), *goal_lines(results)]
     lines += ["\n## All measurements", *all_lines(results), END]
     document = DOCUMENT.read_text()
     before, _, rest = document.partition(BEGIN)
@@ -79,6 +78,7 @@ def write(results: Results, quick: bool) -> None:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--render", type=Path, metavar="FILE", help="run nothing: take the results from FILE")
+    parser.add_argument("--note", default="", help="a sentence to put before the machine's name")
     args = parser.parse_args()
     if args.render:
         results = read(args.render)
@@ -87,7 +87,8 @@ def main() -> None:
             json = args.json or Path(folder) / "results.jsonl"
             run_all(json, args.quick)
             results = read(json)
-    write(results, args.quick)
+    quick = "From a quick run: not final." if args.quick else ""
+    write(results, args.note or quick)
     print()
     print("\n".join(goal_lines(results)))
 

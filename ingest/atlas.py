@@ -101,13 +101,22 @@ class Atlas:
 
     def _admit(self, model: str, pod: str) -> WorkerState | None:
         """The worker that the decoded batch is from; None while the block size is unknown."""
+        state = self._fleet.models.get(model)
+        rank = max(self._decoder.rank, 0)
+        if state is not None and state.block_size_configured is not None:
+            known = state.workers.get((pod, rank))
+            if known is not None:
+                return known
+        return self._admit_beyond(model, pod, rank)
+
+    def _admit_beyond(self, model: str, pod: str, rank: int) -> WorkerState | None:
+        """The same where the worker, the model or its block size may be new."""
         fleet, size = self._fleet, self._decoder.dense_block_size
         state = fleet.models.get(model)
         if state is None:
             if size == 0 and model not in self.config.models:
                 return None  # nothing is kept of a model before it has a block
             state = fleet.model(model)
-        rank = max(self._decoder.rank, 0)
         fleet.require_room(state, pod, rank)
         if state.block_size_configured is None:
             fleet.learn_block_size(state, size)

@@ -13,7 +13,7 @@ constexpr uint64_t kLaneSlots = 65536;
 constexpr char kMagic[8] = "kvatlas";
 constexpr uint64_t kStepBytes = 1 << 20;  // files grow in these
 
-constexpr uint64_t kHugeFromBytes = 8 << 20;
+constexpr uint64_t kHugeFromBytes = 4 << 20;
 
 uint64_t tail_of(uint64_t n_homes) { return std::min<uint64_t>(4096, 64 + n_homes / 4); }
 

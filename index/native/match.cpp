@@ -8,7 +8,7 @@ namespace {
 
 using Pin = std::shared_ptr<const Generation>;
 
-constexpr size_t kAhead = 16;  // slots fetched before they are needed
+constexpr size_t kAhead = 32;  // slots fetched before they are needed
 
 // Lane -> its place in the list of lanes still matching. Never cleared: a place counts only
 // when the list there names the lane again (Briggs and Torczon's sparse set).

@@ -18,9 +18,9 @@ from kvatlas.index.keys import Algorithm
 from kvatlas.ingest.config import AtlasConfig, ModelConfig, PodConfig
 from kvatlas.ingest.events import EventBatch, EventError
 from tests.models import announcements as say
-from tests.models.atlas import Lane, NaiveAtlas, NaiveConfig
-from tests.models.content import LORA_NAMES, Chain
-from tests.models.mirror import Limits
+from tests.models.atlas import WEIGHTS, Lane, NaiveAtlas, NaiveConfig
+from tests.models.content import LORA_NAMES
+from tests.models.mirror import CPU, DISK, GPU, STORAGE, UNKNOWN
 from tests.models.payloads import Shape, as_heard, packed
 
 QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") == "default"
@@ -32,31 +32,35 @@ pod_names = [pod.name for pod in say.PODS] + ["nobody"]
 pod_filters = st.sampled_from([None] * 5 + [[], pod_names[:4], pod_names[3:]])
 
 
-def new_model(algorithm: str, limits: Limits) -> NaiveAtlas:
+def new_model(world: say.World, algorithm: str) -> NaiveAtlas:
     return NaiveAtlas(
         NaiveConfig(
-            block_sizes=say.BLOCK_SIZES,
+            block_sizes=world.block_sizes,
             algorithm=algorithm,
             lora_names={"m": LORA_NAMES},
             stores=say.STORES,
-            limits=limits,
+            limits=world.limits,
         )
     )
 
 
-def new_atlas(algorithm: Algorithm, shards: int, limits: Limits) -> Atlas:
+def new_atlas(world: say.World, algorithm: Algorithm, shards: int) -> Atlas:
     models = {
-        name: ModelConfig(block_size_tokens=size, lora_names=LORA_NAMES if name == "m" else {})
-        for name, size in say.BLOCK_SIZES.items()
+        name: ModelConfig(
+            block_size_tokens=world.block_sizes.get(name),
+            lora_names=LORA_NAMES if name == "m" else {},
+        )
+        for name in MODELS
     }
     return Atlas(
         AtlasConfig(
             hash_seed="seed",
             algorithm=algorithm,
             shards=shards,
-            ghosts_max=limits.ghosts,
-            orphans_max=limits.orphans,
-            store_blocks_max=limits.stored,
+            ghosts_max=world.limits.ghosts,
+            orphans_max=world.limits.orphans,
+            orphan_bytes_max=1 << 30,
+            store_blocks_max=world.limits.stored,
             table_bytes_max=1 << 24,
             models=models,
             pods={name: PodConfig(stores=stores) for name, stores in say.STORES.items()},
@@ -71,14 +75,20 @@ def held(atlas: Atlas | NaiveAtlas, model: str) -> Iterator[tuple[Lane, int, int
             yield lane, key, mask
 
 
+def tier_blocks(run: list[int]) -> dict[str, int]:
+    """How many blocks of the run are best held in which tier."""
+    names = {GPU: "gpu", CPU: "cpu", DISK: "disk", STORAGE: "storage", UNKNOWN: "unknown"}
+    return dict(Counter(names[max(WEIGHTS, key=lambda t: (t & mask > 0, WEIGHTS[t]))] for mask in run))
+
+
 class AtlasBesideItsModel(RuleBasedStateMachine):
     """What is announced goes to all of them; whatever can be asked is compared."""
 
     @initialize(world=say.worlds, algorithm=st.sampled_from(["fold64", "fold64", "fnv64a_cbor"]))
     def start(self, world: say.World, algorithm: Algorithm) -> None:
         self.world = world
-        self.model = new_model(algorithm, world.limits)
-        self.atlases = [new_atlas(algorithm, shards, world.limits) for shards in SHARDS]
+        self.model = new_model(world, algorithm)
+        self.atlases = [new_atlas(world, algorithm, shards) for shards in SHARDS]
         self.pending: list[say.Said] = []
         self.sequence: Counter[say.Worker] = Counter()
         self.message: tuple[say.Pod, int, EventBatch, bytes] | None = None
@@ -219,24 +229,30 @@ class AtlasBesideItsModel(RuleBasedStateMachine):
             return
         for content in range(len(self.world.contents)):
             for pod in {pod for pod, _ in self.world.workers}:
-                self.compare_scores(content, pod, blocks=6, more=1, pods=None)
+                self.compare_scores(content, pod, blocks=1_000, more=1, pods=None)
 
     def compare_scores(
         self, content: int, pod: say.Pod, blocks: int, more: int, pods: list[str] | None
     ) -> None:
-        variant, path = self.world.contents[content % len(self.world.contents)]
-        prompt = Chain(variant, path, pod.size).prompt(blocks, more)
+        prompt = self.world.chain(content, pod).prompt(blocks, more)
         if self.model.config.algorithm == "fnv64a_cbor":
             prompt["cache_salt"] = None
-        keys = self.model.keys(model=pod.model, **prompt)
-        expected = self.model.score_keys(pod.model, keys, pods)
+        known = pod.model in self.model.block_sizes
+        keys = self.model.keys(model=pod.model, **prompt) if known else []
+        expected = [
+            (worker[0], worker[1], len(run), tier_blocks(run))
+            for worker, run in self.model.match(pod.model, keys, pods).items()
+        ]
+        scores = self.model.score_keys(pod.model, keys, pods)
         for atlas in self.atlases:
-            scores = atlas.score(model=pod.model, pods=pods, **prompt)
-            assert all(scores[pod] == score for pod, score in scores.items())
+            found = atlas.score(model=pod.model, pods=pods, **prompt)
+            matches = [match[:4] for match in found.matches]
+            assert dict(found.items()) == pytest.approx({name: found[name] for name in found})
             if not self.world.forgets_ancestors:
-                assert dict(scores.items()) == pytest.approx(expected)
+                assert sorted(matches) == sorted(expected)
+                assert dict(found) == pytest.approx(scores)
             else:
-                assert all(score <= expected[pod] + 1e-9 for pod, score in scores.items())
+                assert all(score <= scores[name] + 1e-9 for name, score in found.items())
 
     @invariant()
     def residency_is_that_of_the_model(self) -> None:

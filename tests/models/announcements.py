@@ -39,8 +39,10 @@ PODS = (
     Pod("six", "m", 6),
     Pod("other", "org/n@2", 4),
     Pod("neighbour", "n", 4),
+    Pod("pages", "fine", 50),
+    Pod("odd pages", "finer", 128),
 )
-BLOCK_SIZES = {"m": 4, "org/n@2": 3, "n": 4}
+BLOCK_SIZES = {"m": 4, "org/n@2": 3, "n": 4, "fine": 1, "finer": 3}
 STORES = {"double": ("nfs",), "half": ("nfs", "m/storage")}
 GROUP_KINDS = {0: None, 1: "full_attention", 2: "sliding_window"}
 
@@ -51,15 +53,29 @@ Fields = dict[str, Any]
 @dataclass(frozen=True)
 class World:
     workers: tuple[Worker, ...]
-    contents: tuple[tuple[str, tuple[int, ...]], ...]
-    """Variant and path of each prompt."""
+    contents: tuple[tuple[str, tuple[int, ...], int | None], ...]
+    """Variant and path of each prompt, and the block size of the engine if not the usual one."""
     limits: Limits = field(default_factory=Limits)
+    learns: bool = False
+    """Block sizes are not configured but learned from what comes."""
+
+    @property
+    def block_sizes(self) -> dict[str, int]:
+        return {} if self.learns else BLOCK_SIZES
+
+    def chain(self, content: int, pod: Pod) -> Chain:
+        variant, path, size = self.contents[content % len(self.contents)]
+        return Chain(variant, path, size or pod.size)
 
     @property
     def forgets_ancestors(self) -> bool:
         """Engine blocks under one index block may be forgotten one by one."""
-        whole = all(pod.size % BLOCK_SIZES[pod.model] == 0 for pod, _ in self.workers)
-        return self.limits.ghosts < 100 and not whole
+        whole = all(
+            self.chain(content, pod).size % BLOCK_SIZES[pod.model] == 0
+            for pod, _ in self.workers
+            for content in range(len(self.contents))
+        )
+        return self.limits.ghosts < 100 and (self.learns or not whole)
 
 
 @dataclass(frozen=True)
@@ -87,10 +103,10 @@ class Run:
 
     def stored(self, world: World, **fields: Any) -> BlockStored:
         """What the worker's engine announces when it fills the blocks."""
-        variant, path = world.contents[self.content % len(world.contents)]
-        chain = Chain(variant, path, self.by(world)[0].size)
-        start = self.start % len(path)
-        return store_of(chain, start, min(start + self.length, len(path)), **fields)
+        chain = world.chain(self.content, self.by(world)[0])
+        blocks = len(chain.path)
+        start = self.start % blocks
+        return store_of(chain, start, min(start + self.length, blocks), **fields)
 
     def some(self, hashes: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(key for key, kept in zip(hashes, self.kept, strict=False) if kept)
@@ -235,20 +251,25 @@ Announcement = Dense | Sparse | Offloaded | Partial | Removed | Cleared | Noise
 
 ranks = st.sampled_from([None, None, 0, 1])
 variants = st.sampled_from(["plain"] * len(VARIANTS) + list(VARIANTS))
-paths = st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=2, max_size=6).map(tuple)
-contents = st.tuples(variants, paths)
+short_paths = st.lists(st.sampled_from([0, 0, 0, 1, 2]), min_size=2, max_size=6).map(tuple)
+long_paths = short_paths.map(lambda path: (0,) * 125 + path)
+paths = st.one_of([short_paths] * 9 + [long_paths])
+contents = st.tuples(variants, paths, st.sampled_from([None] * 9 + [2, 3, 8]))
 worlds = st.builds(
     World,
-    workers=st.lists(st.tuples(st.sampled_from(PODS), ranks), min_size=2, max_size=3).map(tuple),
+    workers=st.lists(st.tuples(st.sampled_from([*PODS, *PODS[:5]]), ranks), min_size=2, max_size=3).map(
+        tuple
+    ),
     contents=st.lists(contents, min_size=2, max_size=4).map(tuple),
     limits=st.sampled_from([Limits()] * 5 + [Limits(4, 2, 2), Limits(1, 1, 0), Limits(2, 0)]),
+    learns=st.sampled_from([False, False, False, True]),
 )
 runs = st.builds(
     Run,
     worker=st.integers(0, 2),
     content=st.integers(0, 3),
-    start=st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5]),
-    length=st.sampled_from([1, 2, 3, 4, 6, 6]),
+    start=st.sampled_from([0, 0, 0, 0, 1, 2, 3, 4, 5, 126, 127, 128]),
+    length=st.sampled_from([1, 2, 3, 4, 6, 6, 126, 131]),
     kept=st.lists(st.sampled_from([True, True, False]), min_size=6, max_size=6).map(tuple),
 )
 groups = st.sampled_from([0] * 9 + [1, 2, 2])

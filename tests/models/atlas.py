@@ -58,11 +58,13 @@ class NaiveAtlas:
         self.stores: dict[str, dict[str, Store]] = {}
         self.attached: dict[str, dict[Worker, set[str]]] = {}
         self.block_sizes = dict(config.block_sizes)
+        self._residency: dict[str, dict[Lane, dict[int, int]]] = {}
 
     # What is told.
 
     def ingest(self, pod: str, model: str, seq: int, payload: bytes, batch: EventBatch) -> None:
         """One message; `batch` is what its payload says."""
+        self._residency = {}
         worker = (pod, batch.data_parallel_rank or 0)
         self.counts["unknown_events"] += batch.unknown_events
         for error in batch.errors:
@@ -88,6 +90,7 @@ class NaiveAtlas:
                 self._stored(model, worker, event)
 
     def remove_pod(self, pod: str) -> None:
+        self._residency = {}
         for model, mirrors in self.mirrors.items():
             for worker in [worker for worker in mirrors if worker[0] == pod]:
                 del mirrors[worker]
@@ -97,13 +100,16 @@ class NaiveAtlas:
 
     def residency(self, model: str) -> dict[Lane, dict[int, int]]:
         """Tier masks by block key, for every lane (pod, rank, group) and store that holds any."""
+        if model in self._residency:
+            return self._residency[model]
         lanes: dict[Lane, dict[int, int]] = {}
         for worker, mirror in self.mirrors.get(model, {}).items():
             for group in {group for _, _, group in mirror.copies}:
                 lanes[worker[0], worker[1], group] = mirror.residency(group)
         for name, store in self.stores.get(model, {}).items():
             lanes[name] = store.residency()
-        return {lane: masks for lane, masks in lanes.items() if masks}
+        self._residency[model] = {lane: masks for lane, masks in lanes.items() if masks}
+        return self._residency[model]
 
     def match(
         self, model: str, keys: Sequence[int], pods: Iterable[str] | None = None

@@ -6,6 +6,7 @@ chain always agree with one another, in whatever order they come.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -55,15 +56,7 @@ class Chain:
 
     def key(self, i: int) -> int:
         """The engine's name of block `i`."""
-        if i == BLOCKS_MAX - 1 and set(self.path) == {1}:
-            return 0
-        if i == 1 and self.variant == "plain" and set(self.path[:2]) == {1}:
-            return 2**64 - 1
-        kind = self.variant.removesuffix("_unsaid")
-        kind = kind if kind not in ("image", "bare_image", "embedding", "opaque") else "plain"
-        extras = [self.extras(j) for j in range(i + 1)]
-        name = repr((kind, self.size, self.path[: i + 1], extras))
-        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+        return engine_key(self, i)
 
     @property
     def lora_id(self) -> int | None:
@@ -119,3 +112,17 @@ class Chain:
             "cache_salt": salts.get(self.variant),
             "features": self.features or None,
         }
+
+
+@functools.lru_cache(maxsize=100_000)
+def engine_key(chain: Chain, i: int) -> int:
+    """The same for all chains that are alike up to block `i`; 0 and 2^64-1 are names as well."""
+    if i == BLOCKS_MAX - 1 and set(chain.path) == {1}:
+        return 0
+    if i == 1 and chain.variant == "plain" and set(chain.path[:2]) == {1}:
+        return 2**64 - 1
+    kind = chain.variant.removesuffix("_unsaid")
+    kind = kind if kind not in ("image", "bare_image", "embedding", "opaque") else "plain"
+    extras = [chain.extras(j) for j in range(i + 1)]
+    name = repr((kind, chain.size, chain.path[: i + 1], extras))
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
