@@ -58,6 +58,12 @@ def forbidden_imports(path: Path, folder: str) -> set[str]:
     }
 
 
+def is_made(parts: tuple[str, ...]) -> bool:
+    """Whether a path lies in what builds, environments and tools leave behind."""
+    hidden = any(part.startswith(".") and part != ".ci" for part in parts[:-1])
+    return hidden or bool({"build", "dist", "__pycache__"} & set(parts))
+
+
 def project_files() -> list[Path]:
     """Files that git tracks or would track; without git, everything but builds and environments."""
     listing = subprocess.run(
@@ -70,12 +76,7 @@ def project_files() -> list[Path]:
         names = listing.stdout.decode().split("\0")
         paths = [ROOT / name for name in names if name]
     else:
-        paths = [
-            path
-            for path in ROOT.rglob("*")
-            if not {"build", "dist", "__pycache__"} & set(path.relative_to(ROOT).parts)
-            and not any(part.startswith(".venv") for part in path.relative_to(ROOT).parts)
-        ]
+        paths = [path for path in ROOT.rglob("*") if not is_made(path.relative_to(ROOT).parts)]
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 

@@ -149,11 +149,13 @@ ByteSpan::ByteSpan(nb::handle bytes, const char* name) {
   }
 }
 
-NewArray new_array(const char* dtype, size_t n, size_t columns) {
-  static PyObject* empty = nb::object(nb::module_::import_("numpy").attr("empty")).release().ptr();  // for the process's life
+NewArray new_array(Dtype dtype, size_t n, size_t columns) {
+  // For the process's life. numpy parses a dtype that comes as text anew at every call.
+  static PyObject* empty = nb::object(nb::module_::import_("numpy").attr("empty")).release().ptr();
+  static PyObject* dtypes[] = {nb::module_::import_("numpy").attr("dtype")("uint32").release().ptr(),
+                               nb::module_::import_("numpy").attr("dtype")("uint64").release().ptr()};
   nb::object shape = columns == 0 ? nb::object(nb::int_(n)) : nb::object(nb::make_tuple(n, columns));
-  nb::object type = nb::steal(PyUnicode_InternFromString(dtype));
-  PyObject* arguments[] = {shape.ptr(), type.ptr()};
+  PyObject* arguments[] = {shape.ptr(), dtypes[static_cast<size_t>(dtype)]};
   nb::object array = nb::steal(PyObject_Vectorcall(empty, arguments, 2, nullptr));
   if (!array.is_valid()) throw nb::python_error();
   Py_buffer view;

@@ -66,6 +66,7 @@ struct NewArray {
   nanobind::object array;
   void* data;
 };
-NewArray new_array(const char* dtype, size_t n, size_t columns = 0);
+enum class Dtype : uint8_t { uint32, uint64 };
+NewArray new_array(Dtype dtype, size_t n, size_t columns = 0);
 
 }  // namespace kvatlas

@@ -83,7 +83,7 @@ nb::object keys(const Keyspace& keyspace, nb::handle token_ids, nb::handle lora,
     throw Error(ErrorKind::input, "cache_salt: fnv64a_cbor keys have no place for it; use fold64");
   if (!continues) before = keyspace.root(lora.is_none() ? "" : text(lora, "lora"));
   const size_t n_blocks = tokens.size() / keyspace.block_size();
-  const NewArray out = new_array("uint64", n_blocks);
+  const NewArray out = new_array(Dtype::uint64, n_blocks);
   {
     nb::gil_scoped_release unlocked;
     keyspace.chain(before, tokens.data(), n_blocks, items, salt, has_salt, static_cast<uint64_t*>(out.data));
@@ -169,7 +169,7 @@ class Index {
       match(keys, n_keys, shards_, *roster_->view(), mask ? mask->data() : nullptr, mask ? mask->size() : 0, matches);
     }
     const size_t n = matches.n;
-    const NewArray workers = new_array("uint32", n), blocks = new_array("uint32", n), tiers = new_array("uint32", n, kTierColumns);
+    const NewArray workers = new_array(Dtype::uint32, n), blocks = new_array(Dtype::uint32, n), tiers = new_array(Dtype::uint32, n, kTierColumns);
     std::memcpy(workers.data, matches.workers.data(), n * sizeof(uint32_t));
     std::memcpy(blocks.data, matches.blocks.data(), n * sizeof(uint32_t));
     std::memcpy(tiers.data, matches.tier_blocks.data(), n * kTierColumns * sizeof(uint32_t));

@@ -129,7 +129,7 @@ void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::v
     }
     for (uint32_t k = 0; k < n_placed; ++k) {
       const auto [id, parent, created] = placed[k];
-      if (created) enter(id);
+      alone_ = created && enter(id) ? id : kNoNode;
       if (cancelled != nullptr && (*cancelled)[begin + k]) {
         if (!has_copies(id)) haunt(id);
         continue;
@@ -147,6 +147,7 @@ void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::v
       add_gpu(id, event, parent);
       tally(Count::blocks_stored);
     }
+    alone_ = kNoNode;
     if (n_placed == 0) break;
   }
   end_event();

@@ -134,7 +134,7 @@ class Mirror {
   NodeId resolve(uint64_t engine_key);  // also through the attached stores
   Tip tip_of(NodeId id) const;
   NodeId create(uint64_t engine_key, const Tip& tip, const Batch& batch, const Event& event, uint32_t i);
-  void enter(NodeId id);
+  bool enter(NodeId id);
   NodeId create_known(uint64_t engine_key, const Meaning& meaning);
   void key_whole(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras);
   void key_parts(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras);
@@ -196,6 +196,7 @@ class Mirror {
   // of a key are found by it; from the first that is not on, keys are counted.
   NodeIndex<KeyOf> by_key_;
   bool counting_ = false;
+  NodeId alone_ = kNoNode;  // known to be the only one with its key, while it is entered
   KeyCounts key_counts_;
   Segments segments_;
   std::vector<Shape> shapes_;

@@ -129,6 +129,7 @@ void Mirror::emit(NodeId id, uint16_t group, uint8_t tier, bool on) {
 // Whether the key's residency in the lane and tier turns with this engine block's, or another
 // that means the same holds it all along.
 bool Mirror::turns(NodeId id, uint64_t key, uint16_t group, uint8_t tier, bool on) {
+  if (id == alone_) return true;
   if (counting_) return on ? key_counts_.enter(key, group, tier) : key_counts_.leave(key, group, tier);
   return by_key_.find(key, [&](NodeId other) {
     return other != id && (copies(other, group).mask() & tier) != 0;

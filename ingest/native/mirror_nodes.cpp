@@ -113,10 +113,10 @@ NodeId Mirror::create(uint64_t engine_key, const Tip& tip, const Batch& batch, c
   return id;
 }
 
-// The second half of create(): found by its block key from now on.
-void Mirror::enter(NodeId id) {
+// The second half of create(): found by its block key from now on. Whether it is the only one.
+bool Mirror::enter(NodeId id) {
   const Node& node = nodes_[id];
-  if (node.is(kIndexed) && !counting_) by_key_.insert(node.key, id);
+  return node.is(kIndexed) && !counting_ && by_key_.insert(node.key, id);
 }
 
 void Mirror::key_whole(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras) {

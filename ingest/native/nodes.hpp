@@ -144,10 +144,11 @@ class NodeIndex {
     return find(hash, [](NodeId) { return true; });
   }
 
-  void insert(uint64_t hash, NodeId id) {
+  // Whether no other node may have this hash (8 bits of it were compared on the way).
+  bool insert(uint64_t hash, NodeId id) {
     if ((size_ + 1) * 4 > slots_.size() * 3) grow();
-    put(mix(hash), id);
     ++size_;
+    return put(mix(hash), id);
   }
 
   void erase(uint64_t hash, NodeId id) {
@@ -189,10 +190,13 @@ class NodeIndex {
   size_t next(size_t at) const { return at + 1 == slots_.size() ? 0 : at + 1; }
   size_t distance(size_t from, size_t to) const { return to >= from ? to - from : to + slots_.size() - from; }
 
-  void put(uint64_t mixed, NodeId id) {
+  bool put(uint64_t mixed, NodeId id) {
     size_t at = home(mixed);
-    while (slots_[at] != kEmpty) at = next(at);
-    slots_[at] = tag_of(mixed) | id;
+    const uint32_t tag = tag_of(mixed);
+    bool alone = true;
+    for (; slots_[at] != kEmpty; at = next(at)) alone &= (slots_[at] & kTagMask) != tag;
+    slots_[at] = tag | id;
+    return alone;
   }
   void grow() {
     const size_t n = slots_.size();

@@ -65,7 +65,8 @@ class World:
 
     def chain(self, content: int, pod: Pod) -> Chain:
         variant, path, size = self.contents[content % len(self.contents)]
-        return Chain(variant, path, size or pod.size)
+        size = size or pod.size
+        return Chain(variant, path if size < 10 else path[-6:], size)
 
     @property
     def forgets_ancestors(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tests.models.block_keys import NO_EXTRAS, Keyspace
@@ -83,6 +83,14 @@ def resident(meanings: Mapping[int, Meaning], holds: Callable[[int], bool]) -> s
     keys: set[int] = set()
     for meaning in meanings.values():
         for key, start in meaning.blocks:
-            if all(holds(engine_key) for engine_key, end in meaning.path if end > start):
+            if all(holds(engine_key) for engine_key in engine_keys_under(meaning, start)):
                 keys.add(key)
     return keys
+
+
+def engine_keys_under(meaning: Meaning, start: int) -> Iterator[int]:
+    """The engine blocks that the index block from `start` to within `meaning` lies on."""
+    for engine_key, end in reversed(meaning.path):
+        if end <= start:
+            return
+        yield engine_key
