@@ -104,7 +104,6 @@ class Matcher {
     Active* active = active_.data();
     uint32_t* workers = out_.workers.data();
     uint32_t* tier_blocks = out_.tier_blocks.data();
-    uint32_t* places = place_of_lane_;
     const uint32_t n_lanes = static_cast<uint32_t>(roster_.worker_of_lane.size());
     const uint32_t* worker_of_lane = roster_.worker_of_lane.data();
     uint32_t n = 0;
@@ -115,7 +114,6 @@ class Matcher {
       if (mask == 0 || lane >= n_lanes) continue;
       const uint32_t worker = worker_of_lane[lane];
       if (worker == kNoWorker || !is_allowed(worker)) continue;
-      places[lane] = n;
       active[n] = {lane, mask, n, n_runs_};
       std::fill_n(tier_blocks, kTierColumns, 0u);
       tier_blocks[tier_column(mask)] = length;
@@ -127,7 +125,8 @@ class Matcher {
   }
 
   void retire(const Generation& g, SetView set) {
-    ++n_runs_;
+    if (n_runs_++ == 0)  // many matches are one run, and need no places
+      for (uint32_t i = 0; i < active_.size(); ++i) place_of_lane_[active_[i].lane] = i;
     for (uint32_t i = 0; i < set.count; ++i) {
       const uint32_t word = g.lane_word(set.elements[i] >> 8);
       const uint32_t mask = live_mask(word, set.elements[i]);
