@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -183,8 +184,9 @@ def test_a_chain_touches_one_shard_a_segment_and_few_keys_move_when_shards_are_a
 
 def test_bad_arguments_are_refused_with_what_was_expected() -> None:
     index = ShardedIndex(2)
+    signed: Any = np.array([1, 2], np.int64)
     with pytest.raises(InputError, match="uint64"):
-        index.match(np.array([1, 2], np.int64))
+        index.match(signed)
     with pytest.raises(InputError, match="2 buffers"):
         index.apply([b""])
     with pytest.raises(InputError, match="65535"):
