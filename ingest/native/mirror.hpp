@@ -133,6 +133,7 @@ class Mirror {
   NodeId find(uint64_t engine_key) const { return by_engine_key_.find(engine_key); }
   NodeId resolve(uint64_t engine_key);  // also through the attached stores
   Tip tip_of(NodeId id) const;
+  NodeId new_node(uint64_t engine_key);
   NodeId create(uint64_t engine_key, const Tip& tip, const Batch& batch, const Event& event, uint32_t i);
   bool enter(NodeId id);
   NodeId create_known(uint64_t engine_key, const Meaning& meaning);

@@ -74,6 +74,22 @@ int Mirror::shape_for(uint32_t block_size, bool parts) {
   return static_cast<int>(shapes_.size() - 1);
 }
 
+// A node that means nothing yet and is not found by anything.
+NodeId Mirror::new_node(uint64_t engine_key) {
+  const NodeId id = nodes_.allocate();
+  if (id == kNoNode) {
+    tally(Count::nodes_full);
+    return kNoNode;
+  }
+  ++n_nodes_;
+  Node& node = nodes_[id];
+  node = Node{};
+  node.engine_key = engine_key;
+  node.parent = kNoNode;
+  node.segment = kNoSegment;
+  return id;
+}
+
 NodeId Mirror::create(uint64_t engine_key, const Tip& tip, const Batch& batch, const Event& event, uint32_t i) {
   const uint32_t block = keyspace_.block_size();
   const bool parts = tip.token % block != 0 || event.block_size % block != 0;
@@ -89,17 +105,9 @@ NodeId Mirror::create(uint64_t engine_key, const Tip& tip, const Batch& batch, c
     tally(Count::block_sizes);
     return kNoNode;
   }
-  const NodeId id = nodes_.allocate();
-  if (id == kNoNode) {
-    tally(Count::nodes_full);
-    return kNoNode;
-  }
-  ++n_nodes_;
+  const NodeId id = new_node(engine_key);
+  if (id == kNoNode) return kNoNode;
   Node& node = nodes_[id];
-  node = Node{};
-  node.engine_key = engine_key;
-  node.parent = kNoNode;
-  node.segment = kNoSegment;
   if (indexed) {
     node.set(kIndexed, true);
     node.shape = static_cast<uint32_t>(shape) & 7;
@@ -258,17 +266,9 @@ NodeId Mirror::create_known(uint64_t engine_key, const Meaning& meaning) {
     tally(Count::block_sizes);
     return kNoNode;
   }
-  const NodeId id = nodes_.allocate();
-  if (id == kNoNode) {
-    tally(Count::nodes_full);
-    return kNoNode;
-  }
-  ++n_nodes_;
+  const NodeId id = new_node(engine_key);
+  if (id == kNoNode) return kNoNode;
   Node& node = nodes_[id];
-  node = Node{};
-  node.engine_key = engine_key;
-  node.parent = kNoNode;
-  node.segment = kNoSegment;
   if (!meaning.keys.empty()) {
     node.set(kIndexed, true);
     node.shape = static_cast<uint32_t>(shape_number) & 7;
