@@ -49,7 +49,7 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Pod of messages whose topic does not name one."""
     tier_weights: dict[str, float] = {}
     """What a block is worth by its best tier; tiers that are not here keep gpu 1.0, cpu 0.8,
-    disk 0.5, storage 0.4, unknown 0."""
+    disk 0.5, storage 0.4, unknown 0. A faster tier never weighs less than a slower one."""
 
     # Performance and bounds.
     shards: int = 1
@@ -82,6 +82,14 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             path = f"tier_weights[{tier!r}]"
             _check(path, tier, tier in DEFAULT_TIER_WEIGHTS, f"a tier of {tuple(DEFAULT_TIER_WEIGHTS)}")
             _check(path, weight, _is_weight(weight), "a number of at least 0")
+        weights = list({**DEFAULT_TIER_WEIGHTS, **self.tier_weights}.values())
+        falling = all(a >= b for a, b in zip(weights, weights[1:], strict=False))
+        _check(
+            "tier_weights",
+            self.tier_weights,
+            falling,
+            f"weights that do not rise along {tuple(DEFAULT_TIER_WEIGHTS)}",
+        )
 
 
 _RANGES = (

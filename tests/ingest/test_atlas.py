@@ -261,6 +261,7 @@ def test_readers_see_whole_answers_while_writers_write(atlas: Atlas) -> None:
         ({"models": {"m": ModelConfig(block_size_tokens=5000)}}, r"models\['m'\].block_size_tokens"),
         ({"tier_weights": {"tape": 1.0}}, r"tier_weights\['tape'\]"),
         ({"tier_weights": {"gpu": -1.0}}, r"tier_weights\['gpu'\]"),
+        ({"tier_weights": {"storage": 2.0}}, "do not rise"),
         ({"ghosts_max": 0}, "ghosts_max"),
     ],
 )
