@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import get_args
 
 import msgspec
@@ -83,7 +84,7 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             _check(path, tier, tier in DEFAULT_TIER_WEIGHTS, f"a tier of {tuple(DEFAULT_TIER_WEIGHTS)}")
             _check(path, weight, _is_weight(weight), "a number of at least 0")
         weights = list({**DEFAULT_TIER_WEIGHTS, **self.tier_weights}.values())
-        falling = all(a >= b for a, b in zip(weights, weights[1:], strict=False))
+        falling = all(a >= b for a, b in itertools.pairwise(weights))
         _check(
             "tier_weights",
             self.tier_weights,
