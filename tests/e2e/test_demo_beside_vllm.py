@@ -26,6 +26,11 @@ PROMPT = fresh_prompt(40, 100)
 """Three full blocks and a bit."""
 
 
+def _heed_ctrl_c() -> None:
+    """A shell's background job, which a CI run may be, ignores it, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Demo:
     """The command as a process that follows one server; it prints a line every two seconds."""
 
@@ -39,6 +44,7 @@ class Demo:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_heed_ctrl_c,
         )
         assert self._process.stderr is not None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -58,10 +64,9 @@ class Demo:
     def interrupt(self) -> str:
         """Ctrl-C; returns what it printed as its result."""
         self._process.send_signal(signal.SIGINT)
-        assert self._process.stdout is not None
-        result = self._process.stdout.read()
         assert self._process.wait(_LINE_SECONDS_MAX) == 0
-        return result
+        assert self._process.stdout is not None
+        return self._process.stdout.read()
 
     def close(self) -> None:
         self._process.kill()
