@@ -170,9 +170,11 @@ class Index {
     }
     const size_t n = matches.n;
     const NewArray workers = new_array(Dtype::uint32, n), blocks = new_array(Dtype::uint32, n), tiers = new_array(Dtype::uint32, n, kTierColumns);
-    std::memcpy(workers.data, matches.workers.data(), n * sizeof(uint32_t));
-    std::memcpy(blocks.data, matches.blocks.data(), n * sizeof(uint32_t));
-    std::memcpy(tiers.data, matches.tier_blocks.data(), n * kTierColumns * sizeof(uint32_t));
+    if (n > 0) {
+      std::memcpy(workers.data, matches.workers.data(), n * sizeof(uint32_t));
+      std::memcpy(blocks.data, matches.blocks.data(), n * sizeof(uint32_t));
+      std::memcpy(tiers.data, matches.tier_blocks.data(), n * kTierColumns * sizeof(uint32_t));
+    }
     return nb::make_tuple(workers.array, blocks.array, tiers.array, matches.n_probed);
   }
 

@@ -34,6 +34,7 @@ class Publisher:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, bind: bool) -> None:
         self.socket = context.socket(zmq.XPUB)
+        self.socket.set(zmq.XPUB_VERBOSER, 1)  # else a quick resubscription is merged with what it follows
         self.socket.set(zmq.LINGER, 0)
         (self.socket.bind if bind else self.socket.connect)(endpoint)
         self.endpoint = self.socket.get_string(zmq.LAST_ENDPOINT)
