@@ -6,6 +6,7 @@ tokens touches at most four shards however many there are. Answers are the same 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ import numpy.typing as npt
 
 from kvatlas.index._native import Index, Roster, Table
 from kvatlas.index.errors import InputError
+
+_CLEAR_LANE = 3
+"""The op of a delta record (native/delta.hpp)."""
 
 
 class Matches(NamedTuple):
@@ -50,6 +54,11 @@ class ShardedIndex:
         for table, delta in zip(self.tables, deltas, strict=True):
             if delta:
                 table.apply(delta)
+
+    def clear_lane(self, lane: int) -> None:
+        """Empty a lane in every table: one record `clear_lane`, one store each."""
+        record = struct.pack("<BBHIIIQ", _CLEAR_LANE, 0, 0, 0, lane, 0, 0)
+        self.apply([record] * len(self.tables))
 
     def shard_of(self, segment_key: int) -> int:
         """The shard of the segment that begins with this key."""

@@ -42,13 +42,13 @@ class StoreState:
 class WorkerState:
     """One worker: its mirror, its lanes by group, and how far its stream has come."""
 
-    def __init__(self, pod: str, rank: int, model: str, number: int, mirror: Mirror) -> None:
+    def __init__(self, pod: str, rank: int, model: str, number: int, mirror: Mirror, space: Keyspace) -> None:
         self.pod = pod
         self.rank = rank
         self.model = model
         self.number = number
         self.mirror = mirror
-        self.keyspace: Keyspace
+        self.keyspace = space
         self.lanes: dict[int, int] = {}
         self.full_groups: set[int] = set()
         self.stores: dict[str, StoreState] = {}
@@ -137,7 +137,7 @@ class FleetState:
             self._restart(worker, state.keyspace)
         for store in state.stores.values():
             store.native.clear()
-            self._clear_lane(store.lane)
+            self._index.clear_lane(store.lane)
 
     def _set_block_size(self, state: ModelState, size: int) -> None:
         state.keyspace = keyspace(state.name, size, self._config.algorithm, self._hash_seed)
@@ -164,8 +164,7 @@ class FleetState:
             )
             mirror.set_tables(self._index.tables)
             mirror.set_lora_names({number: name for number, name in state.lora_names.items() if number >= 0})
-            worker = WorkerState(pod, rank, state.name, self._next_worker, mirror)
-            worker.keyspace = state.keyspace
+            worker = WorkerState(pod, rank, state.name, self._next_worker, mirror, state.keyspace)
             configured = config.pods.get(pod)
             for name in configured.stores if configured is not None else ():
                 worker.stores[name] = self._store(state, name)
@@ -238,18 +237,16 @@ class FleetState:
         for state in self.models.values():
             attached = {name for worker in state.workers.values() for name in worker.stores}
             for name in [name for name in state.stores if name not in attached]:
-                self._give_back(state.stores.pop(name).lane)
+                dropped = state.stores.pop(name)
+                dropped.native.clear()  # mirrors may still name it for removals; its lane is another's soon
+                self._give_back(dropped.lane)
                 return True
         return False
 
     def _give_back(self, lane: int) -> None:
-        self._clear_lane(lane)
+        self._index.clear_lane(lane)
         self.lane_names.pop(lane, None)
         self._free_lanes.append(lane)
-
-    def _clear_lane(self, lane: int) -> None:
-        record = bytes((3, 0, 0, 0)) + bytes(4) + lane.to_bytes(4, "little") + bytes(12)
-        self._index.apply([record] * len(self._index.tables))
 
     def remove_pod(self, pod: str) -> None:
         for state in self.models.values():

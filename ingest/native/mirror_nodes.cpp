@@ -208,6 +208,12 @@ void Mirror::relink(NodeId id, NodeId parent) {
   if (part == nullptr || part->parent == kNoNode || part->parent == parent || parent == kRoot) return;
   const NodeId forgotten = part->parent;
   if (!nodes_[forgotten].is(kForgotten)) return;
+  // Only what means the same: a server may say anything, and a family must stay a tree.
+  const Part* above = part_of(nodes_[parent]);
+  const Part* before = part_of(nodes_[forgotten]);
+  if (above == nullptr || nodes_[parent].shape != nodes_[forgotten].shape || above->start_token != before->start_token ||
+      above->tip_key != before->tip_key || nodes_[parent].engine_key != nodes_[forgotten].engine_key)
+    return;
   leave_family(*part);
   join_family(id, *part, parent);
   release(forgotten);

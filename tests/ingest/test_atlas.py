@@ -288,3 +288,24 @@ def test_recorded_payloads_replay_to_what_their_index_says(atlas: Atlas, shared:
         atlas.ingest(b"kv@tiers@tiny", seq, file.read_bytes())
     skips = atlas.statistics().skips
     assert skips["unresolved"] > 0, "copies of blocks whose stores were not recorded are not guessed"
+
+
+def test_a_server_that_says_its_blocks_descend_from_themselves_is_survived() -> None:
+    """Engine blocks of 3, index blocks of 4: a known block whose parent was forgotten gets a new one."""
+    atlas = Atlas(AtlasConfig(models={"m": ModelConfig(block_size_tokens=4)}, ghosts_max=1))
+
+    def chain(hashes: list[int], tokens: list[int], parent: int | None) -> dict[str, object]:
+        return stored(hashes, tokens, parent, block_size=3)
+
+    events = [
+        chain([1, 2, 3], TOKENS[:9], None),
+        {"type": "BlockStored", "block_hashes": [2, 3], "medium": "CPU"},
+        chain([9], TOKENS[20:23], None),
+        {"type": "BlockRemoved", "block_hashes": [3, 2, 1, 9]},  # 9 pushes 1 out of the ghosts
+        chain([2], TOKENS[3:6], 3),  # and 3 descends from 2
+        chain([1, 2, 3], TOKENS[:9], None),
+    ]
+    for seq, event in enumerate(events):
+        atlas.ingest(b"kv@a@m", seq, batch(event))
+    assert dict(atlas.score(TOKENS[:9], model="m")) == {"a": 2.0}
+    atlas.close()
