@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +13,11 @@ from rich.console import Console
 
 from kvatlas.cluster.demo import default_demo, quick_demo, run_demo, save_chart, summary_of
 from kvatlas.cluster.demo_run import DemoConfig
+from kvatlas.cluster.record_commands import record, replay
+from kvatlas.cluster.user_errors import clear_errors
 from kvatlas.cluster.watch import Watch, WatchConfig, WatchSummary
 from kvatlas.cluster.watch_screen import WatchScreen
-from kvatlas.index.errors import ConfigError, InputError, KvatlasError
+from kvatlas.index.errors import ConfigError
 
 app = typer.Typer(
     name="kvatlas",
@@ -27,7 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_FAILED, _MISUSED = 1, 2
+app.command()(record)
+app.command()(replay)
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def demo(
 ) -> None:
     """Route chats over a simulated fleet by score and round robin, or follow real model servers."""
     console = Console(stderr=as_json)
-    with _clear_errors():
+    with clear_errors():
         if pod or listen is not None:
             config = WatchConfig(
                 endpoints=tuple(pod or ()),
@@ -137,14 +138,3 @@ def _prompt(file: Path | None, ids: str | None) -> tuple[int, ...]:
         return msgspec.json.decode(text, type=tuple[int, ...])
     except msgspec.DecodeError as error:
         raise ConfigError(f"token ids to score: expected a list of integers ({error})") from error
-
-
-@contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
-    """What a user can mend is said in a line, without a traceback."""
-    try:
-        yield
-    except (KvatlasError, OSError) as error:
-        typer.echo(f"kvatlas: {error}", err=True)
-        misused = isinstance(error, (ConfigError, InputError))
-        raise typer.Exit(_MISUSED if misused else _FAILED) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 
 import msgspec
 
@@ -13,6 +12,7 @@ from kvatlas.cluster.arrivals import Arrivals
 from kvatlas.cluster.atlas_counts import blocks_by_pod, events_ingested
 from kvatlas.index.errors import ConfigError, KvatlasError
 from kvatlas.ingest.atlas import Atlas
+from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.subscriber import Subscriber
 
 UNNAMED_MODEL = "unnamed"
@@ -69,7 +69,7 @@ class WatchSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Watch:
-    """An atlas with one subscriber for each server; a context manager.
+    """An atlas and a subscriber of all servers; a context manager.
 
     Raises ConfigError for endpoints and names that cannot be used.
     """
@@ -84,25 +84,19 @@ class Watch:
         self.atlas = Atlas()
         self.arrivals = Arrivals(self.atlas, kept=_BATCHES_KEPT)
         self.started_s = time.monotonic()
-        self._subscribers: list[Subscriber] = []
-        self._opened = ExitStack()
+        self._subscriber: Subscriber | None = None
 
     def __enter__(self) -> Watch:
-        with ExitStack() as opened:
-            for number, endpoint in enumerate(self.config.endpoints):
-                self._subscribe(opened, endpoint, self._pod_id(number, endpoint), bind=False)
-            if self.config.listen is not None:
-                self._subscribe(opened, self.config.listen, _place(self.config.listen), bind=True)
-            self._opened = opened.pop_all()
+        self._subscriber = Subscriber(self.arrivals, self._sources()).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        self._opened.stop()
 
     @property
     def endpoints(self) -> list[str]:
-        """One a subscriber, with the port that the system chose where it was left open."""
-        return [subscriber.endpoint for subscriber in self._subscribers]
+        """One a server, with the port that the system chose where it was left open."""
+        return list(self._opened.endpoints)
 
     def follow(self, show: Callable[[Watch], None]) -> WatchSummary:
         """Calls `show` about four times a second until the time is up or the user interrupts.
@@ -111,7 +105,7 @@ class Watch:
         """
         try:
             while (left_s := self._left_s()) > 0:
-                self._subscribers[0].wait_until(lambda _: False, min(left_s, _REDRAW_S))
+                self._opened.wait_until(lambda _: False, min(left_s, _REDRAW_S))
                 show(self)
         except KeyboardInterrupt:  # how a watch without a time ends
             pass
@@ -121,28 +115,39 @@ class Watch:
         return summary
 
     def summary(self) -> WatchSummary:
-        subscribed = [subscriber.statistics() for subscriber in self._subscribers]
+        subscribed = self._opened.statistics()
         statistics = self.atlas.statistics()
         blocks = blocks_by_pod(statistics)
         return WatchSummary(
             pods={pod: PodSummary(tiers) for pod, tiers in sorted(blocks.items())},
-            connections=sum(one.connections for one in subscribed),
-            batches=sum(one.batches for one in subscribed),
+            connections=subscribed.connections,
+            batches=subscribed.batches,
             events=events_ingested(statistics),
             stores=statistics.stores,
             orphans=sum(worker.orphans for worker in statistics.workers),
             skips={
                 **statistics.skips,
-                "bad_frames": sum(one.bad_frames + one.bad_sequence for one in subscribed),
-                "refused_batches": sum(one.refused for one in subscribed),
+                "bad_frames": subscribed.bad_frames + subscribed.bad_sequence,
+                "refused_batches": subscribed.refused,
             },
             scores=self._scores(list(statistics.models)),
         )
 
-    def _subscribe(self, opened: ExitStack, endpoint: str, pod_id: str, bind: bool) -> None:
-        topic = f"kv@{pod_id}@{self.config.model or UNNAMED_MODEL}".encode()
-        subscriber = Subscriber(self.arrivals, [endpoint], bind=bind, unnamed_topic=topic)
-        self._subscribers.append(opened.enter_context(subscriber))
+    @property
+    def _opened(self) -> Subscriber:
+        assert self._subscriber is not None, "a watch is used as a context manager"
+        return self._subscriber
+
+    def _sources(self) -> list[SourceConfig]:
+        model = self.config.model or UNNAMED_MODEL
+        sources = [
+            SourceConfig(endpoint=endpoint, pod=self._pod_id(number, endpoint), model=model)
+            for number, endpoint in enumerate(self.config.endpoints)
+        ]
+        listen = self.config.listen
+        if listen is not None:
+            sources.append(SourceConfig(endpoint=listen, bind=True, pod=_place(listen), model=model))
+        return sources
 
     def _pod_id(self, number: int, endpoint: str) -> str:
         place = _place(endpoint)

@@ -4,6 +4,8 @@
     ├── InputError (also ValueError)      an argument of the caller
     │   └── DecodeError                   a payload that is not an event batch at all
     ├── ConfigError (also ValueError)     a value of a configuration
+    ├── CheckpointError                   a checkpoint: torn, foreign, of another version, cut short
+    ├── RecordingError                    a recording: no such file, foreign, torn, disk full
     └── TableFileError                    a shared-memory table: missing, foreign, no room, closed
         └── StaleTableError               its writer is gone or silent for too long
 
@@ -27,6 +29,14 @@ class DecodeError(InputError):
 
 class ConfigError(KvatlasError, ValueError):
     """A configuration value is unknown or out of range; the message starts with its path."""
+
+
+class CheckpointError(KvatlasError):
+    """A checkpoint cannot be written or used; nothing of it was applied."""
+
+
+class RecordingError(KvatlasError):
+    """A recording cannot be read or written."""
 
 
 class TableFileError(KvatlasError):
