@@ -61,20 +61,42 @@ class TableReader(Source):
     def age_ms(self) -> int: ...
 
 class Roster:
-    """Which lanes and stores make up a worker's cache."""
+    """Which groups and stores make up a worker's cache, and how its engine reuses it."""
 
     def __init__(self) -> None: ...
-    def set(self, worker: int, lanes: Sequence[int], stores: Sequence[int]) -> None:
-        """Replace what a worker consists of; neither lanes nor stores: remove it."""
+    def set(
+        self,
+        worker: int,
+        groups: Sequence[int | tuple[int, int, int, int, bool]],
+        stores: Sequence[int],
+        chunk_blocks: int = 1,
+        recomputes_last_block: bool = True,
+        drops_matched_block: bool = False,
+    ) -> None:
+        """Replace what a worker consists of; neither groups nor stores: remove it.
+
+        `groups`: `kvatlas.index.groups.Group`s, at most 64; a lane alone is a full-attention group.
+        `stores`: lanes. `chunk_blocks`: engine blocks that its connector offloads as one.
+        `recomputes_last_block`: at least one token of a prompt is always computed.
+        `drops_matched_block`: a speculative decoder (EAGLE, MTP) has one matched block computed
+        again, in its groups where some are `is_draft`, else in all.
+        """
 
 class Index:
     """Shards and roster, matched as one."""
 
     def __init__(self, shards: Sequence[Source], roster: Roster) -> None: ...
     def match(
-        self, keys: npt.NDArray[np.uint64], allowed: bytes | bytearray | None = None
-    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.uint32], int]:
-        """workers [n], blocks [n], tier_blocks [n, 5], slots probed."""
+        self,
+        keys: npt.NDArray[np.uint64],
+        allowed: bytes | bytearray | None = None,
+        prompt_tokens: int = 0,
+        block_size_tokens: int = 0,
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.uint32], int, tuple[int, ...]]:
+        """workers [n], blocks [n], tier_blocks [n, 5], slots probed, partial rows.
+
+        With a prompt's length and a block size: what is reusable; with neither: the longest prefix.
+        """
     def shard_of(self, segment_key: int) -> int: ...
 
 def shard_of(segment_key: int, n_shards: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -26,23 +26,35 @@ Worker = tuple[str, int]
 """Pod and data-parallel rank."""
 
 
+class Truth(Protocol):
+    """What can be claimed of a worker's content in the index."""
+
+    @property
+    def state(self) -> str: ...
+
+
 class Match(NamedTuple):
-    """What one worker holds of a prompt."""
+    """What one worker has of a prompt."""
 
     pod: str
     rank: int
+    """Data-parallel rank: each has a cache of its own."""
     blocks: int
-    """Leading blocks held, in any tier."""
+    """Leading blocks that count; what counts is the strategy's."""
     tier_blocks: dict[str, int]
-    """The same by each block's best tier."""
+    """The same by tier."""
     score: float
+    cached_tokens: int
+    """What the server is predicted to reuse."""
+    truth: str
+    """How far that can be relied on, such as "EXACT"; empty where nobody judges."""
 
 
 class Scores(Mapping[str, float]):
-    """Pods and their scores: the sum over leading blocks of the best tier's weight.
+    """Pods and their scores: the sum over the blocks that count of their tiers' weights.
 
-    A pod with several data-parallel ranks has the score of its best one; a pod that does not hold
-    the first block is absent. Nothing is computed per worker until it is asked for.
+    A pod with several data-parallel ranks has the score of its best one; a pod without a block is
+    absent. Nothing is computed per worker until it is asked for.
     """
 
     def __init__(
@@ -53,9 +65,12 @@ class Scores(Mapping[str, float]):
         *,
         prompt_blocks: int,
         block_size_tokens: int,
+        truths: Mapping[int, Truth] | None = None,
     ) -> None:
+        """`names` and `truths` are by worker number; both are read when first needed."""
         self._matches = matches
         self._names = names
+        self._truths = truths if truths is not None else {}
         self._weights = weights
         self._by_pod: dict[str, float] | None = None
         self.prompt_blocks = prompt_blocks
@@ -74,13 +89,24 @@ class Scores(Mapping[str, float]):
         worker_scores = self._matches.tier_blocks @ self._weights
         matches = []
         for i in np.argsort(-worker_scores, kind="stable").tolist():
-            name = self._names.get(int(self._matches.workers[i]))
-            if name is None:  # it left meanwhile
-                continue
-            tiers = dict(zip(TIERS, self._matches.tier_blocks[i].tolist(), strict=True))
-            held = {tier: n for tier, n in tiers.items() if n}
-            matches.append(Match(*name, int(self._matches.blocks[i]), held, float(worker_scores[i])))
+            number = int(self._matches.workers[i])
+            name = self._names.get(number)
+            if name is not None:  # else it left meanwhile
+                matches.append(self._match(i, number, name, float(worker_scores[i])))
         return matches
+
+    def _match(self, row: int, number: int, name: Worker, score: float) -> Match:
+        tiers = dict(zip(TIERS, self._matches.tier_blocks[row].tolist(), strict=True))
+        blocks = int(self._matches.blocks[row])
+        truth = self._truths.get(number)
+        return Match(
+            *name,
+            blocks=blocks,
+            tier_blocks={tier: n for tier, n in tiers.items() if n},
+            score=score,
+            cached_tokens=blocks * self.block_size_tokens - (row in self._matches.partial_rows),
+            truth=truth.state if truth is not None else "",
+        )
 
     def _pods(self) -> dict[str, float]:
         if self._by_pod is None:
@@ -122,6 +148,12 @@ class WorkerExplanation(msgspec.Struct, frozen=True, kw_only=True):
     """Why the chain ends there."""
     stores: tuple[str, ...]
     """Stores whose copies count for this worker."""
+    cached_tokens: int = 0
+    """What the server is predicted to reuse."""
+    truth: str = ""
+    """How far that can be relied on, such as "EXACT"."""
+    doubts: tuple[str, ...] = ()
+    """Why not further, and what heals it."""
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

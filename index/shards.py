@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +20,24 @@ _CLEAR_LANE = 3
 """The op of a delta record (native/delta.hpp)."""
 
 
+Strategy = Literal["reusable", "longest_prefix"]
+"""What a match counts: the blocks that the worker's engine would not compute again (docs/indexer.md,
+matching), or the leading run of blocks held in any tier."""
+
+
 class Matches(NamedTuple):
-    """For each worker that holds the first block, how much of the chain it holds."""
+    """For each worker that has a block of the chain at least, how much of it."""
 
     workers: npt.NDArray[np.uint32]
     """[n] worker numbers, in no particular order."""
     blocks: npt.NDArray[np.uint32]
-    """[n] leading blocks held."""
+    """[n] leading blocks that count."""
     tier_blocks: npt.NDArray[np.uint32]
-    """[n, 5] the same by each block's best tier: gpu, cpu, disk, storage, unknown."""
+    """[n, 5] the same by tier: gpu, cpu, disk, storage, unknown."""
     slots_probed: int
     """Table slots that the lookup read."""
+    partial_rows: tuple[int, ...]
+    """Rows whose last block is reused but for the prompt's last token; nearly always none."""
 
 
 class ShardedIndex:
@@ -64,12 +71,26 @@ class ShardedIndex:
         """The shard of the segment that begins with this key."""
         return self._index.shard_of(segment_key)
 
-    def match(self, keys: npt.NDArray[np.uint64], allowed: bytes | bytearray | None = None) -> Matches:
+    def match(
+        self,
+        keys: npt.NDArray[np.uint64],
+        allowed: bytes | bytearray | None = None,
+        *,
+        prompt_tokens: int = 0,
+        block_size_tokens: int = 0,
+        strategy: Strategy = "longest_prefix",
+    ) -> Matches:
         """Match a chain of block keys [n_blocks].
 
         `allowed` has one byte a worker number; workers with 0, or beyond its end, are left out.
+        "reusable" needs the prompt's length and the keyspace's block size; raises InputError where
+        they do not fit the keys.
         """
-        return Matches(*self._index.match(keys, allowed))
+        if strategy == "longest_prefix" or len(keys) == 0:
+            return Matches(*self._index.match(keys, allowed))
+        if block_size_tokens < 1:
+            raise InputError(f"block_size_tokens: expected at least 1, got {block_size_tokens}")
+        return Matches(*self._index.match(keys, allowed, prompt_tokens, block_size_tokens))
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> list[list[tuple[int, int]]]:
         """For each key, the lanes that hold it and their tier bits. For tools: a list per key."""

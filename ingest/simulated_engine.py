@@ -63,12 +63,7 @@ class SimulatedEngine:
     def _begin(self) -> None:
         options = self.options
         self._pool = BlockPool(options.blocks, hashes_as_bytes=options.hashes_as_bytes)
-        self._cache = PrefixCache(
-            self._pool,
-            block_size=options.block_size,
-            window_tokens=options.window_tokens,
-            retention_tokens=options.retention_tokens,
-        )
+        self._cache = PrefixCache(self._pool, options.layout())
         self._offload: OffloadTiers | None = None
         if options.cpu_blocks:
             self._offload = OffloadTiers(

@@ -10,6 +10,7 @@ import msgspec
 import zmq
 
 from kvatlas.index.errors import ConfigError, KvatlasError
+from kvatlas.ingest.curve import CurveConfig, encrypt_as_client, encrypt_as_server
 from kvatlas.ingest.simulated_replay import ReplaySocket, bind
 
 _POLL_MS = 5
@@ -42,6 +43,7 @@ class SimulatedPublisher:
     An endpoint with `*` or `::`, and any ipc:// or inproc:// one, is bound; others are connected,
     then the subscriber binds. TCP ports are raised by `data_parallel_rank`. `hwm` and `replay_hwm`
     are ZeroMQ's, in messages per peer. `topic_in_replay=False` gives the replies of older releases.
+    `curve` encrypts: where it binds, by its `secret_key`; where it dials, by the `server_key` there.
     inproc:// endpoints need the `context` of their peers; without one it has its own.
     Any thread may call it. Raises ConfigError when an endpoint cannot be used.
     """
@@ -57,6 +59,7 @@ class SimulatedPublisher:
         hwm: int = 100_000,
         replay_hwm: int = 1000,
         topic_in_replay: bool = True,
+        curve: CurveConfig | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         self.endpoint = _raised_port(endpoint, data_parallel_rank)
@@ -67,6 +70,7 @@ class SimulatedPublisher:
         self._topic = topic.encode()
         self._is_bound = any(mark in endpoint for mark in ("*", "::", "ipc://", "inproc://"))
         self._hwm = hwm
+        self._curve = curve
         self._owns_context = context is None
         self._context = zmq.Context() if context is None else context
         self._replay = ReplaySocket(
@@ -75,6 +79,7 @@ class SimulatedPublisher:
             buffer_steps=buffer_steps,
             hwm=replay_hwm,
             topic_in_replies=topic_in_replay,
+            curve=curve,
         )
         self._lock = threading.Lock()
         self._socket: zmq.Socket[bytes] | None = None
@@ -85,6 +90,9 @@ class SimulatedPublisher:
         self._published = self._lost = 0
         try:
             self._open(time.monotonic())
+        except ConfigError:
+            self.close()
+            raise
         except zmq.ZMQError as error:
             self.close()
             raise ConfigError(f"endpoints {endpoint!r}, {replay_endpoint!r}: {error}") from error
@@ -192,6 +200,8 @@ class SimulatedPublisher:
         self._socket.set(zmq.SNDHWM, self._hwm)
         self._socket.set(zmq.XPUB_VERBOSER, 1)
         self._socket.set(zmq.LINGER, 0)
+        if self._curve is not None:
+            (encrypt_as_server if self._is_bound else encrypt_as_client)(self._socket, self._curve)
         if self._is_bound:
             self.endpoint = bind(self._socket, self.endpoint, deadline_s)
         else:

@@ -18,6 +18,9 @@ from collections.abc import Callable
 
 import zmq
 
+from kvatlas.index.errors import ConfigError
+from kvatlas.ingest.curve import CurveConfig, encrypt_as_server
+
 END_OF_REPLAY = b"\xff" * 8
 
 _REQUEST_FRAMES = 3
@@ -40,11 +43,13 @@ class ReplaySocket:
         buffer_steps: int,
         hwm: int,
         topic_in_replies: bool,
+        curve: CurveConfig | None = None,
     ) -> None:
         self._context = context
         self._heading = [topic] if topic_in_replies else []
         self._end = [b"", END_OF_REPLAY, b""] if topic_in_replies else [END_OF_REPLAY, b""]
         self._hwm = hwm
+        self._curve = curve
         self._buffer: deque[tuple[int, bytes]] = deque(maxlen=buffer_steps)
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -68,14 +73,16 @@ class ReplaySocket:
     def open(self, endpoint: str, deadline_s: float) -> str:
         """Binds, trying until then, and starts to answer; returns the endpoint with its port.
 
-        Raises ZMQError when it cannot be bound.
+        Raises ZMQError when it cannot be bound, ConfigError without the keys for it.
         """
         router = self._context.socket(zmq.ROUTER)
         router.set(zmq.SNDHWM, self._hwm)
         router.set(zmq.LINGER, 0)
         try:
+            if self._curve is not None:
+                encrypt_as_server(router, self._curve)
             address = bind(router, endpoint, deadline_s)
-        except zmq.ZMQError:
+        except (zmq.ZMQError, ConfigError):
             router.close()
             raise
         waiting = self._context.socket(zmq.PAIR)

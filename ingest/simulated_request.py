@@ -91,11 +91,19 @@ class SimulatedRequest:
             del self.token_ids[-len(token_ids) :]
             raise
 
-    def extra_keys(self, block: int) -> WireExtraKeys | None:
-        """What else goes into this block's hash, in the wire's order; None: nothing."""
+    @property
+    def prompt_digests(self) -> list[bytes]:
+        """Of the prompt's full blocks."""
+        return self.digests[: self.prompt_tokens // self.block_size]
+
+    def extra_keys(self, block: int, scale: int = 1) -> WireExtraKeys | None:
+        """What else goes into this block's hash, in the wire's order; None: nothing.
+
+        Blocks are counted in `scale` times the block size, for groups whose blocks are larger.
+        """
         if self._is_plain(block):
             return None
-        return tuple(value for _, value in self._tagged_extras(block)) or None
+        return tuple(value for _, value in self._tagged_extras(block, scale)) or None
 
     def invented(self, count: int) -> list[int]:
         """Output tokens that depend on the request alone: all servers answer it alike."""
@@ -106,13 +114,14 @@ class SimulatedRequest:
     def _is_plain(self, block: int) -> bool:
         return self.lora is None and not self.features and not (block == 0 and self.cache_salt)
 
-    def _tagged_extras(self, block: int) -> list[tuple[str, str | tuple[str, int]]]:
+    def _tagged_extras(self, block: int, scale: int = 1) -> list[tuple[str, str | tuple[str, int]]]:
         extras: list[tuple[str, str | tuple[str, int]]] = []
         if self.lora is not None:
             extras.append(("lora", self.lora))
-        start = block * self.block_size
+        size = self.block_size * scale
+        start = block * size
         for identifier, offset, length in self.features:
-            if offset < start + self.block_size and start < offset + length:
+            if offset < start + size and start < offset + length:
                 extras.append(("mm", (identifier, offset - start)))
         if block == 0 and self.cache_salt:
             extras.append(("cache_salt", self.cache_salt))

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from kvatlas.index.errors import ConfigError
 from kvatlas.index.keys import Feature
+from kvatlas.ingest.cache_groups import CacheGroup
 from kvatlas.ingest.event_encoder import dialect_named, encode_batch
 from kvatlas.ingest.offload_chunks import SharedStorage
 from kvatlas.ingest.simulated_engine import SimulatedEngine
@@ -42,7 +43,9 @@ class SimulatedServer(SimulatedEngine):
         block_size: int = 16,
         blocks: int = 1024,
         window_tokens: int | None = None,
+        groups: Sequence[CacheGroup] = (),
         retention_tokens: int | None = None,
+        drops_matched_block: bool = False,
         cpu_blocks: int = 0,
         chunk_blocks: int = 1,
         self_describing: bool = True,
@@ -57,13 +60,15 @@ class SimulatedServer(SimulatedEngine):
         if "@" in pod:
             raise ConfigError(f"pod: expected a name without '@', got {pod!r}")
         spelling = dialect_named(dialect)
-        if spelling.per_page and window_tokens is not None:
+        if spelling.per_page and (window_tokens is not None or groups):
             raise ConfigError("window_tokens: expected None with SGLang's dialect, which has no groups")
         options = EngineOptions(
             block_size=block_size,
             blocks=blocks,
             window_tokens=window_tokens,
+            groups=tuple(groups),
             retention_tokens=retention_tokens,
+            drops_matched_block=drops_matched_block,
             cpu_blocks=cpu_blocks,
             chunk_blocks=chunk_blocks,
             self_describing=self_describing,

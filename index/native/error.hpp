@@ -10,7 +10,8 @@ enum class ErrorKind {
   input,       // InputError: an argument of the caller
   decode,      // DecodeError: a payload that is not a batch at all
   table_file,  // TableFileError: a shared-memory file that cannot be used, or no room
-  stale        // StaleTableError: the writer's heartbeat is too old
+  stale,       // StaleTableError: the writer's heartbeat is too old
+  checkpoint   // CheckpointError: a checkpoint that cannot be written or used
 };
 
 class Error : public std::runtime_error {

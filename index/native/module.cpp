@@ -27,6 +27,7 @@ const char* class_of(ErrorKind kind) {
     case ErrorKind::decode: return "DecodeError";
     case ErrorKind::table_file: return "TableFileError";
     case ErrorKind::stale: return "StaleTableError";
+    case ErrorKind::checkpoint: return "CheckpointError";
   }
   return "KvatlasError";
 }
@@ -152,21 +153,31 @@ class Index {
     if (shards_.empty()) throw Error(ErrorKind::input, "shards: expected at least one");
   }
 
-  nb::tuple match_keys(nb::handle keys, nb::handle allowed) const {
+  nb::tuple match_keys(nb::handle keys, nb::handle allowed, uint64_t prompt_tokens, uint32_t block_size_tokens) const {
     const KeySpan span(keys, "keys");
-    return run(span.data(), span.size(), allowed);
+    if ((prompt_tokens == 0) != (block_size_tokens == 0))
+      throw Error(ErrorKind::input, "block_size_tokens: expected one with prompt_tokens, and none without, got " + std::to_string(block_size_tokens));
+    if (prompt_tokens >= uint64_t{1} << 32 || (prompt_tokens > 0 && span.size() > prompt_tokens / block_size_tokens))
+      throw Error(ErrorKind::input, "prompt_tokens: expected those of " + std::to_string(span.size()) + " blocks at least and below 2^32, got " + std::to_string(prompt_tokens));
+    std::optional<ByteSpan> mask;
+    if (!allowed.is_none()) mask.emplace(allowed, "allowed");
+    return run({span.data(), span.size(), mask ? mask->data() : nullptr, mask ? mask->size() : 0, prompt_tokens, block_size_tokens});
   }
 
   uint32_t shard_of_segment(uint64_t segment_key) const { return shard_of(segment_key, static_cast<uint32_t>(shards_.size())); }
 
  private:
-  nb::tuple run(const uint64_t* keys, size_t n_keys, nb::handle allowed) const {
-    std::optional<ByteSpan> mask;
-    if (!allowed.is_none()) mask.emplace(allowed, "allowed");
+  static nb::tuple rows(const std::vector<uint32_t>& numbers) {
+    nb::list out;
+    for (uint32_t number : numbers) out.append(number);
+    return nb::tuple(out);
+  }
+
+  nb::tuple run(const Question& question) const {
     thread_local Matches matches;  // no allocation per match
     {
       nb::gil_scoped_release unlocked;
-      match(keys, n_keys, shards_, *roster_->view(), mask ? mask->data() : nullptr, mask ? mask->size() : 0, matches);
+      match(question, shards_, *roster_->view(), matches);
     }
     const size_t n = matches.n;
     const NewArray workers = new_array(Dtype::uint32, n), blocks = new_array(Dtype::uint32, n), tiers = new_array(Dtype::uint32, n, kTierColumns);
@@ -175,18 +186,44 @@ class Index {
       std::memcpy(blocks.data, matches.blocks.data(), n * sizeof(uint32_t));
       std::memcpy(tiers.data, matches.tier_blocks.data(), n * kTierColumns * sizeof(uint32_t));
     }
-    return nb::make_tuple(workers.array, blocks.array, tiers.array, matches.n_probed);
+    return nb::make_tuple(workers.array, blocks.array, tiers.array, matches.n_probed, matches.partial_rows.empty() ? nb::tuple() : rows(matches.partial_rows));
   }
 
   std::vector<std::shared_ptr<Source>> shards_;
   std::shared_ptr<Roster> roster_;
 };
 
-void set_worker(Roster& roster, uint32_t worker, const std::vector<uint32_t>& lanes, const std::vector<uint32_t>& stores) {
-  for (const auto* list : {&lanes, &stores})
-    for (uint32_t lane : *list)
-      if (lane >= kLanesMax) throw Error(ErrorKind::input, "lanes: expected numbers below 65535, got " + std::to_string(lane));
-  roster.set(worker, lanes, stores);
+uint32_t lane_of(uint64_t lane) {
+  if (lane >= kLanesMax) throw Error(ErrorKind::input, "lanes: expected numbers below 65535, got " + std::to_string(lane));
+  return static_cast<uint32_t>(lane);
+}
+
+// A lane, or (lane, kind, window_tokens, block_size_tokens, is_draft).
+Group group_of(nb::handle item, size_t at) {
+  const std::string where = "groups[" + std::to_string(at) + "]";
+  uint64_t lane = 0;
+  if (PyLong_Check(item.ptr()) && nb::try_cast(item, lane)) return {.lane = lane_of(lane)};
+  uint32_t kind = 0;
+  Group group;
+  if (!PyTuple_Check(item.ptr()) || nb::len(item) != 5 || !nb::try_cast(item[0], lane) || !nb::try_cast(item[1], kind) ||
+      !nb::try_cast(item[2], group.window_tokens) || !nb::try_cast(item[3], group.block_size_tokens) || !nb::try_cast(item[4], group.is_draft))
+    throw Error(ErrorKind::input, where + ": expected a lane or a Group, got " + nb::cast<std::string>(nb::repr(item)));
+  if (kind >= kGroupKinds) throw Error(ErrorKind::input, where + ".kind: expected 0 to 4, got " + std::to_string(kind));
+  group.lane = lane_of(lane);
+  group.kind = static_cast<GroupKind>(kind);
+  return group;
+}
+
+void set_worker(Roster& roster, uint32_t number, nb::sequence groups, const std::vector<uint32_t>& stores, uint32_t chunk_blocks,
+                bool recomputes_last_block, bool drops_matched_block) {
+  if (chunk_blocks == 0 || chunk_blocks > 1u << 20)
+    throw Error(ErrorKind::input, "chunk_blocks: expected 1 to 1048576, got " + std::to_string(chunk_blocks));
+  Worker worker{.number = number, .groups = {}, .stores = {}, .chunk_blocks = chunk_blocks,
+                .recomputes_last_block = recomputes_last_block, .drops_matched_block = drops_matched_block};
+  for (nb::handle item : groups) worker.groups.push_back(group_of(item, worker.groups.size()));
+  if (worker.groups.size() > kGroupsMax) throw Error(ErrorKind::input, "groups: expected at most 64, got " + std::to_string(worker.groups.size()));
+  for (uint32_t store : stores) worker.stores.push_back(lane_of(store));
+  roster.set(std::move(worker));
 }
 
 }  // namespace
@@ -238,11 +275,13 @@ NB_MODULE(_native, m) {
 
   nb::class_<Roster>(m, "Roster")
       .def(nb::init<>())
-      .def("set", &set_worker, nb::arg("worker"), nb::arg("lanes"), nb::arg("stores"));
+      .def("set", &set_worker, nb::arg("worker"), nb::arg("groups"), nb::arg("stores"), nb::arg("chunk_blocks") = 1,
+           nb::arg("recomputes_last_block") = true, nb::arg("drops_matched_block") = false);
 
   nb::class_<Index>(m, "Index")
       .def(nb::init<std::vector<std::shared_ptr<Source>>, std::shared_ptr<Roster>>(), nb::arg("shards"), nb::arg("roster"))
-      .def("match", &Index::match_keys, nb::arg("keys").none(), nb::arg("allowed").none() = nb::none())
+      .def("match", &Index::match_keys, nb::arg("keys").none(), nb::arg("allowed").none() = nb::none(),
+           nb::arg("prompt_tokens") = 0, nb::arg("block_size_tokens") = 0)
       .def("shard_of", &Index::shard_of_segment, nb::arg("segment_key"));
 
   m.def("shard_of", &shard_of, nb::arg("segment_key"), nb::arg("n_shards"));
