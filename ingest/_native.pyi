@@ -15,6 +15,11 @@ class Decoder:
     def rank(self) -> int:
         """Data-parallel rank; -1: not given."""
     @property
+    def checksum(self) -> int:
+        """Of the payload, as `checksum` has it."""
+    def groups(self) -> list[tuple[int, str | None, int, int]]:
+        """Group, kind, window and block size in tokens of each gpu store; None and 0: not said."""
+    @property
     def ts(self) -> float | None: ...
     @property
     def n_events(self) -> int: ...
@@ -53,8 +58,24 @@ class Store:
     def clear(self) -> None: ...
     def keys(self) -> set[int]:
         """Block keys held."""
+    def save(self, index_block_tokens: int) -> bytes:
+        """All of it, for `load`. What changes meanwhile may be in it or not."""
+    def load(self, saved: bytes, index_block_tokens: int) -> None:
+        """Fill an empty store. CheckpointError, and it stays empty, for what `save` would not write."""
+    def content(self, n_shards: int, tiers: int) -> list[bytes]:
+        """Everything as delta records: the lane cleared, then filled in these tier bits."""
     def __len__(self) -> int:
         """Engine blocks held."""
+
+class Snapshot:
+    """A mirror's content at one moment, being written down. Dropping it abandons it."""
+
+    def part(self, bytes_max: int = ...) -> bytes | None:
+        """The next part, of about so many bytes (256 KiB); None: that was all.
+
+        A batch waits for one part at most: 256 KiB are half a millisecond.
+        Raises CheckpointError when a clear, a doubt or a restart of the mirror has ended it.
+        """
 
 class Mirror:
     """The exact content of one worker's cache. Any thread may call any method; calls take turns."""
@@ -89,6 +110,38 @@ class Mirror:
         """Tier bits by block key, by group. For tools and tests."""
     def counts(self) -> dict[str, int]: ...
     def sizes(self) -> dict[str, Any]: ...
+    def doubt(self) -> None:
+        """Batches were lost for good: all copies held become stale, waiting orphans are dropped."""
+    def claims(self) -> dict[str, int]:
+        """What the mirror knows of its own exactness; cheap. Counts of (block, group).
+
+        `maybe_gpu`, `maybe_cpu`: perhaps held by the engine, not counted as held.
+        `orphans_waiting`: blocks that wait for a parent.
+        `lost_blocks`: announced on gpu, not kept or placed; until a clear or restart.
+        `lost_offloaded`: the same in cpu or an unknown tier; until a restart. `lost_stored`: in a store.
+        `unindexed_held`: held without block keys. `unlinked_parts`: parts forgotten and known again.
+        `stale`: copies held (block, group, tier) that may be gone since the last `doubt`.
+        `gpu_copies`: copies on gpu counted, over all groups.
+        `extras_absent`: events without extra keys since a restart.
+        `offloaded`: blocks stored or removed in CPU memory since a restart. `clears`: of gpu, ever.
+        """
+    def begin_snapshot(self) -> Snapshot:
+        """Write down the content as it is now, while batches go on being applied.
+
+        Raises CheckpointError while another is under way.
+        """
+    def restore(self, parts: Sequence[bytes]) -> None:
+        """Read back a snapshot's parts; groups' lanes must be set. No deltas: `content` has them.
+
+        Raises InputError unless nothing is known yet, CheckpointError for what no mirror would have
+        written: then nothing is known.
+        """
+    @property
+    def claims_changed(self) -> int:
+        """Another number when a claim came to be or ceased to be zero, or the gpu was cleared."""
+
+def checksum(payload: bytes) -> int:
+    """A fast 64-bit checksum of a batch's bytes; tells batches apart, but not forged ones."""
 
 def decode_events(payload: bytes) -> tuple[float | None, int | None, list[Any], list[str], int]:
     """A payload as plain objects, for comparison with the plain decoder."""

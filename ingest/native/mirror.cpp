@@ -62,6 +62,7 @@ void Mirror::apply(const Batch& batch) {
     mark(DeltaOp::close, lanes_[0]);
     announced_closed_ = true;
   }
+  note_claims();
 }
 
 void Mirror::stored(const Batch& batch, const Event& event) {
@@ -69,11 +70,14 @@ void Mirror::stored(const Batch& batch, const Event& event) {
   if (event.hashes.count == 0) return;
   if (event.tier == Tier::disk || event.tier == Tier::storage) {
     const auto& store = event.tier == Tier::disk ? disk_ : storage_;
-    if (store) stored_in_store(batch, event, *store);
-    else tally(Count::no_lane, event.hashes.count);
-    return;
+    if (store) return stored_in_store(batch, event, *store);
+    tally(Count::no_lane, event.hashes.count);
+    return lose(event.tier, event.hashes.count);
   }
-  if ((groups_ >> event.group & 1) == 0) return tally(Count::no_lane, event.hashes.count);
+  if ((groups_ >> event.group & 1) == 0) {
+    tally(Count::no_lane, event.hashes.count);
+    return lose(event.tier, event.hashes.count);
+  }
   if (event.tier != Tier::gpu) return stored_in_memory(batch, event);
   const uint64_t room = static_cast<uint64_t>(event.hashes.count) * event.block_size;
   if (event.tokens.count == 0 || event.block_size == 0) return stored_by_key(batch, event, false);
@@ -92,7 +96,10 @@ void Mirror::stored_dense(const Batch& batch, const Event& event) {
     std::string_view lora = event.lora_name.present ? event.lora_name.value : std::string_view();
     if (!event.lora_name.present && event.has_lora_id) {
       const auto named = event.lora_id_negative ? lora_names_.end() : lora_names_.find(event.lora_id);
-      if (named == lora_names_.end()) return tally(Count::lora_unnamed);
+      if (named == lora_names_.end()) {
+        tally(Count::lora_unnamed);
+        return lose(Tier::gpu, event.hashes.count);
+      }
       lora = named->second;
     }
     tip.key = keyspace_.root(lora);
@@ -105,7 +112,10 @@ void Mirror::stored_dense(const Batch& batch, const Event& event) {
 // nodes, so that what holding them will touch is fetched meanwhile. Where blocks are cancelled one
 // by one, since a block that is not held can push a ghost of the same stride into oblivion.
 void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::vector<bool>* cancelled) {
-  if (!event.has_extras) tally(Count::extras_absent);
+  if (!event.has_extras) {
+    tally(Count::extras_absent);
+    ++extras_absent_;
+  }
   const uint64_t* hashes = &batch.hashes[event.hashes.begin];
   const uint32_t n = event.hashes.count;
   const uint32_t stride = cancelled != nullptr ? 1 : kStride;
@@ -134,10 +144,8 @@ void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::v
         if (!has_copies(id)) haunt(id);
         continue;
       }
-      // A report in a group that keeps only some blocks may name absent ones: it adds nothing.
-      const bool keeps_all = (full_groups_ >> event.group & 1) != 0;
-      if (event.parent == 0 && !keeps_all && !created && !nodes_[id].is(kFresh) && copies(id, event.group).gpu == 0) {
-        tally(Count::reported);
+      if ((full_groups_ >> event.group & 1) == 0 && !proves(id, event, created || nodes_[id].is(kFresh))) {
+        reported_in_sparse(id, event, created || nodes_[id].is(kFresh));
         continue;
       }
       if (copies(id, event.group).gpu == 0 && !nodes_[id].is(kFresh)) {
@@ -148,7 +156,10 @@ void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::v
       tally(Count::blocks_stored);
     }
     alone_ = kNoNode;
-    if (n_placed == 0) break;
+    if (n_placed == 0) {
+      lose(Tier::gpu, cancelled == nullptr ? n - begin : static_cast<uint64_t>(std::count(cancelled->begin() + begin, cancelled->end(), false)));
+      break;
+    }
   }
   end_event();
 }
@@ -168,8 +179,11 @@ void Mirror::add_gpu(NodeId id, const Event& event, NodeId parent) {
   }
   const Copies before = copies(id, event.group);
   Copies now = before;
-  if (before.gpu == 0) {
+  if (!before.sure_on_gpu()) {
     now.gpu = 1;
+    now.gpu_unknown = false;
+    now.gpu_more |= before.gpu > 0;
+    now.stale &= static_cast<uint8_t>(~1);
   } else if (event.parent != 0 || named_before) {
     if (now.gpu < kCopiesMax) {
       ++now.gpu;
@@ -191,8 +205,9 @@ void Mirror::stored_by_key(const Batch& batch, const Event& event, bool sparse) 
     const NodeId id = resolve(batch.hashes[event.hashes.begin + i]);
     if (id == kNoNode) {
       tally(Count::unresolved);
-    } else if (sparse && event.parent == 0 && !nodes_[id].is(kFresh) && copies(id, event.group).gpu == 0) {
-      tally(Count::reported);
+      lose(Tier::gpu, 1);
+    } else if (sparse && !proves(id, event, nodes_[id].is(kFresh))) {
+      reported_in_sparse(id, event, nodes_[id].is(kFresh));
       if (!has_copies(id)) haunt(id);
     } else {
       add_gpu(id, event, kNoNode);
@@ -205,14 +220,17 @@ void Mirror::stored_by_key(const Batch& batch, const Event& event, bool sparse) 
 // cpu, or a tier we do not know: resolved through the engine keys, never keyed from tokens.
 void Mirror::stored_in_memory(const Batch& batch, const Event& event) {
   if (event.tier == Tier::unknown) tally(Count::unknown_medium);
+  else offloaded_ += event.hashes.count;
   for (uint32_t i = 0; i < event.hashes.count; ++i) {
     const NodeId id = resolve(batch.hashes[event.hashes.begin + i]);
     if (id == kNoNode) {
       tally(Count::unresolved);
+      lose(event.tier, 1);
       continue;
     }
     const Copies before = copies(id, event.group);
     Copies now = before;
+    now.stale &= static_cast<uint8_t>(~static_cast<uint8_t>(event.tier));
     if (event.tier == Tier::cpu) {
       now.cpu = true;
       now.cpu_unknown = false;
@@ -230,14 +248,19 @@ void Mirror::stored_in_store(const Batch& batch, const Event& event, Store& stor
     const NodeId id = find(engine_key);
     if (id != kNoNode && part_of(nodes_[id]) != nullptr) {
       tally(Count::store_parts);
+      lose(event.tier, 1);
     } else if (id != kNoNode) {
       add_to_store(engine_key, meaning_of(nodes_[id]), event.tier, store);
     } else if (!store.holds(engine_key)) {  // else announced by another pod
       std::optional<Meaning> elsewhere;
       for (const auto& other : attached_)
         if (!elsewhere) elsewhere = other->find(engine_key);
-      if (elsewhere) add_to_store(engine_key, *elsewhere, event.tier, store);
-      else tally(Count::unresolved);
+      if (elsewhere) {
+        add_to_store(engine_key, *elsewhere, event.tier, store);
+      } else {
+        tally(Count::unresolved);
+        lose(event.tier, 1);
+      }
     }
   }
 }
@@ -247,11 +270,13 @@ void Mirror::add_to_store(uint64_t engine_key, const Meaning& meaning, Tier tier
   const Store::Added added = store.add(engine_key, meaning, entered);
   if (added == Store::Added::now) emit_meaning(meaning, entered, DeltaOp::add, static_cast<uint8_t>(tier), store.lane());
   tally(added == Store::Added::no_room ? Count::store_full : Count::blocks_stored);
+  if (added == Store::Added::no_room) lose(tier, 1);
 }
 
 void Mirror::removed(const Batch& batch, const Event& event) {
   tally(Count::events_removed);
   const bool in_store = event.tier == Tier::disk || event.tier == Tier::storage;
+  if (event.tier == Tier::cpu) offloaded_ += event.hashes.count;
   for (uint32_t i = 0; i < event.hashes.count; ++i) {
     const uint64_t engine_key = batch.hashes[event.hashes.begin + i];
     if (in_store) {
@@ -261,9 +286,11 @@ void Mirror::removed(const Batch& batch, const Event& event) {
     const NodeId id = find(engine_key);
     const Copies before = id == kNoNode ? Copies{} : copies(id, event.group);
     Copies now = before;
+    now.stale &= static_cast<uint8_t>(~static_cast<uint8_t>(event.tier));
     if (event.tier == Tier::gpu && before.gpu > 0) {
-      now.gpu = before.gpu_unknown ? 0 : before.gpu - 1;
-      if (now.gpu == 0) now.gpu_unknown = false;
+      now.removed_from_gpu();
+      now.gpu_more |= (before.stale & 1) != 0;
+      if (before.stale & 1) now.gpu = 0;
     } else if (event.tier == Tier::cpu && (before.cpu || before.cpu_unknown)) {
       now.cpu = now.cpu_unknown = false;
     } else if (event.tier == Tier::unknown && before.other) {
@@ -286,60 +313,15 @@ void Mirror::removed_from_store(uint64_t engine_key, Store* store) {
   emit_meaning(*meaning, left, DeltaOp::remove, static_cast<uint8_t>(store == disk_.get() ? Tier::disk : Tier::storage), store->lane());
 }
 
-// Device copies are gone; of copies in memory nobody knows: they do not count until seen again.
-void Mirror::cleared() {
-  tally(Count::events_cleared);
-  for (uint16_t group = 0; group < lanes_.size(); ++group)
-    if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
-  announced_closed_ = false;
-  emitted_.clear();
-  key_counts_.clear();
-  orphans_.clear();
-  held_gpu_ = held_cpu_ = holes_ = n_not_gpu_ = 0;
-  for (auto at = group_copies_.begin(); at != group_copies_.end();) {
-    Copies& c = at->second;
-    c.gpu = 0;
-    c.gpu_unknown = false;
-    c.cpu_unknown |= c.cpu;
-    c.cpu = false;
-    at = c.none() ? group_copies_.erase(at) : std::next(at);
-  }
-  std::vector<NodeId> alive;
-  for (NodeId id = 0; id < nodes_.end(); ++id)
-    if (nodes_[id].is(kForgotten) || find(nodes_[id].engine_key) == id) alive.push_back(id);
-  for (NodeId id : alive) {
-    Node& node = nodes_[id];
-    if (node.gpu > 0 && !node.is(kGhost)) node.parent = kNoNode;
-    node.gpu = node.gpu_children = 0;
-    node.set(kGpuUnknown | kFresh, false);
-    if (node.is(kCpu)) node.set(kCpuUnknown, true);
-    node.set(kCpu, false);
-  }
-  fresh_.clear();
-  for (NodeId id : alive) {
-    Node& node = nodes_[id];
-    if (node.is(kForgotten)) {
-      release(id);
-    } else if (find(node.engine_key) != id) {
-      continue;  // released with a child of it
-    } else if (!node.is(kGhost)) {
-      for (uint16_t group = 0; group < lanes_.size(); ++group) {
-        if ((groups_ >> group & 1) == 0 || !copies(id, group).other) continue;
-        if (group == 0) ++n_not_gpu_;
-        emit(id, group, static_cast<uint8_t>(Tier::unknown), true);
-      }
-      if (!has_copies(id)) haunt(id);
-    }
-  }
-}
-
 void Mirror::wait(const Batch& batch, const Event& event) {
   Orphan orphan{std::string(event.raw), event.parent, event.group, {}, {}};
   const auto* begin = &batch.hashes[event.hashes.begin];
   orphan.hashes.assign(begin, begin + event.hashes.count);
   orphan.cancelled.assign(event.hashes.count, false);
   tally(Count::orphaned);
-  tally(Count::orphans_dropped, orphans_.add(std::move(orphan)));
+  const Orphans::Dropped dropped = orphans_.add(std::move(orphan));
+  tally(Count::orphans_dropped, dropped.orphans);
+  lose(Tier::gpu, dropped.blocks);
 }
 
 // Places the orphans whose parent has come, the oldest first, until none is left.
@@ -354,6 +336,7 @@ void Mirror::stitch(const Batch& batch, const Event& event) {
     const NodeId parent = find(orphan.parent);
     if (parent == kNoNode) {  // forgotten again meanwhile
       tally(Count::orphans_dropped);
+      lose(Tier::gpu, orphan.blocks());
       continue;
     }
     decode_event(orphan.raw, orphan_batch_);

@@ -10,11 +10,28 @@
 //  - offloaded copies are resolved through engine keys, also for a while after the last copy went;
 //  - what cannot be placed is counted by reason, never guessed.
 //
+// What it knows of its own exactness (claims()):
+//  - the copies counted on gpu are a lower bound. Where the engine may have more (a removal took a
+//    block whose count was unknown; a report named an absent block of a group that keeps only
+//    some) the block is marked, and is a `maybe` while no copy of it is counted. Only a clear or a
+//    restart ends the mark: a block that is forgotten with it stays in the sum;
+//  - a cpu copy unknown since a clear is a `maybe` until it is stored or removed there;
+//  - doubt(): batches were lost for good, so every copy held may be gone; it is *stale*. A store of
+//    a stale block on gpu proves one copy, no more: it counts 1 and is marked as above. A removal
+//    takes all that were counted, and marks. A report in a group that keeps only some blocks proves
+//    nothing: the block stays stale. Elsewhere a store proves the copy and a removal ends it;
+//  - from a doubt to the next clear or restart blocks that are new to us need not be new: where a
+//    store from parent nil, in a group that keeps only some, is believed because they are, the copy
+//    is stale from the start;
+//  - what was announced and could not be kept or placed is counted as lost, by where it lies.
+// Each of these errs towards forgetting: what is held and not stale, the engine holds.
+//
 // Thread safety: any thread may call any method; calls take turns on a mutex. Every buffer is
 // bounded: ghosts and orphans by the limits, nodes by what the engine holds.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -27,6 +44,7 @@
 #include "index/native/match.hpp"
 #include "ingest/native/decode.hpp"
 #include "ingest/native/key_counts.hpp"
+#include "ingest/native/mirror_snapshot.hpp"
 #include "ingest/native/nodes.hpp"
 #include "ingest/native/orphans.hpp"
 #include "ingest/native/store.hpp"
@@ -83,13 +101,60 @@ class Mirror {
   };
   Sizes sizes();
 
+  // Batches were lost for good, or never heard (a late join): all that is held becomes stale, orphans
+  // are dropped. No delta.
+  // Cost: a sweep over an eighth of what is held (2 ms for 1 M blocks).
+  void doubt();
+  // Begins to write down the content as it is now; returns the snapshot's number. Throws
+  // Error{checkpoint} while another is under way.
+  uint64_t begin_snapshot();
+  // Its next part into `out`: at least one slice, or what was kept, and no more once it is bytes_max.
+  // False: there is none left. Throws Error{checkpoint} when it is no longer under way.
+  bool snapshot_part(uint64_t number, size_t bytes_max, Bytes& out);
+  void end_snapshot(uint64_t number);  // abandons it, if it is still under way
+  // The opposite. REQUIRES: lanes are set. Throws Error{input} unless nothing is known yet,
+  // Error{checkpoint} for anything that no mirror would have written; then nothing is known.
+  // No deltas: content() has them.
+  void restore(const std::vector<std::string_view>& parts);
+
+  // All 0, and no doubt of the stream's: what is held is what the engine holds. Counts of (block, group).
+  struct Claims {
+    uint64_t maybe_gpu, maybe_cpu;  // perhaps held, not counted as held
+    uint64_t orphans_waiting;       // blocks that wait for a parent
+    uint64_t lost_blocks;           // announced on gpu, not kept or placed, since the last clear or restart
+    uint64_t lost_offloaded;        // ... in cpu or an unknown tier, since the last restart
+    uint64_t lost_stored;           // ... in a store, ever
+    uint64_t unindexed_held;        // held, without block keys
+    uint64_t unlinked_parts;        // forgotten, known again, and blocks that begin in them do not see it
+    uint64_t stale;                 // (block, group, tier) held that may be gone
+    uint64_t gpu_copies;            // copies on gpu counted, over all groups; no doubt, a size
+    uint64_t extras_absent;         // events without extra keys since the last restart
+    uint64_t offloaded;             // cpu stores and removals since the last restart; no doubt
+    uint64_t clears;                // events that emptied the gpu, ever; no doubt
+  };
+  Claims claims();
+  // Changes when a claim comes to be or ceases to be zero, or the gpu was cleared. Any thread, no lock.
+  uint32_t claims_changed() const { return claims_changed_.load(std::memory_order_relaxed); }
+
  private:
   // Copies of one node in one group.
   struct Copies {
-    uint32_t gpu = 0;
-    bool gpu_unknown = false, cpu = false, cpu_unknown = false, other = false;
+    uint16_t gpu = 0;
+    bool gpu_unknown = false;  // the next removal takes all
+    bool gpu_more = false;     // perhaps more than counted
+    bool cpu = false, cpu_unknown = false, other = false;
+    uint8_t stale = 0;   // tiers of mask()
+    uint32_t epoch = 0;  // groups other than 0: of `stale`
     uint8_t mask() const { return static_cast<uint8_t>((gpu > 0 ? 1 : 0) | (cpu ? 2 : 0) | (other ? 16 : 0)); }
-    bool none() const { return gpu == 0 && !cpu && !cpu_unknown && !other; }
+    bool none() const { return gpu == 0 && !gpu_more && !cpu && !cpu_unknown && !other; }
+    bool sure_on_gpu() const { return gpu > 0 && (stale & 1) == 0; }
+    void removed_from_gpu();
+    void cleared();
+  };
+  // Over all nodes and groups.
+  struct Sums {
+    uint64_t gpu = 0, cpu = 0, other = 0;  // held in the tier
+    uint64_t gpu_copies = 0, stale = 0, maybe_gpu = 0, maybe_cpu = 0, unindexed = 0;
   };
   // Where a chain has come to.
   struct Tip {
@@ -125,6 +190,7 @@ class Mirror {
   void removed(const Batch& batch, const Event& event);
   void removed_from_store(uint64_t engine_key, Store* store);
   void cleared();
+  void settle_after_clear(NodeId id);
   void place(const Batch& batch, const Event& event, Tip tip, const std::vector<bool>* cancelled);
   void wait(const Batch& batch, const Event& event);
   void stitch(const Batch& batch, const Event& event);
@@ -146,6 +212,7 @@ class Mirror {
   int shape_for(uint32_t block_size, bool parts);
   Meaning meaning_of(const Node& node) const;
   uint32_t n_keys(const Node& node) const;
+  uint32_t n_forgotten_parts(uint64_t engine_key) const;
   const Part* part_of(const Node& node) const;
   Part* part_of(const Node& node);
   void haunt(NodeId id);     // it has lost its last copy
@@ -153,13 +220,37 @@ class Mirror {
   void release(NodeId id);   // memory back, when nothing needs it
   void trim_ghosts();
 
+  // Snapshots.
+  friend class MirrorRestore;
+  void keep(NodeId id) {
+    if (snapshot_) keep_as_it_was(id);
+  }
+  void keep_as_it_was(NodeId id);
+  Bytes snapshot_head() const;
+  void write_node(NodeId id, Bytes& out) const;
+  void write_groups(NodeId id, Bytes& out) const;
+  void write_whole(const Node& node, Bytes& out) const;
+  void write_part(const Node& node, const Part& part, Bytes& out) const;
+  static uint16_t copy_bits(const Copies& copies);
+  void forget_all();
+
   // Copies and residency.
   static uint64_t copies_key(NodeId id, uint16_t group) { return static_cast<uint64_t>(id) << 6 | group; }
   Copies copies(NodeId id, uint16_t group) const;
   void put_copies(NodeId id, uint16_t group, const Copies& now);
   bool has_copies(NodeId id) const;
   void change(NodeId id, uint16_t group, const Copies& before, const Copies& now, NodeId parent);
+  void count_copies(const Node& node, const Copies& copies, uint64_t sign);
   void add_gpu(NodeId id, const Event& event, NodeId parent);
+  void suspect(NodeId id, uint16_t group);
+  void reported_in_sparse(NodeId id, const Event& event, bool is_new);
+  bool proves(NodeId id, const Event& event, bool is_new) const;
+  void bury_doubts(NodeId id);
+  Claims claims_now() const;
+  void note_claims();
+  void freshen(NodeId id);
+  void lose(Tier tier, uint64_t blocks);
+  uint32_t node_epoch() const { return epoch_ & ((1u << kEpochBits) - 1); }
   void end_event();
   void link(NodeId id, NodeId parent);
   void unlink(NodeId id);
@@ -212,57 +303,28 @@ class Mirror {
   std::vector<uint64_t> ready_;      // numbers of orphans whose parent has come
   std::vector<NodeId> fresh_;        // with kFresh set
   std::vector<NodeId> this_event_;   // with kThisEvent set
-  uint64_t n_nodes_ = 0, held_gpu_ = 0, held_cpu_ = 0;
+  uint64_t n_nodes_ = 0;
+  Sums sums_;
+  uint32_t epoch_ = 0;               // doubts since the last restart
+  bool incomplete_ = false;          // a doubt since the last clear or restart
+  NodeId swept_ = 0;                 // where the next doubt goes on to freshen nodes
+  uint64_t forgotten_maybe_gpu_ = 0, forgotten_maybe_cpu_ = 0;
+  std::atomic<uint32_t> claims_changed_{0};
+  uint64_t offloaded_ = 0;
+  uint64_t lost_blocks_ = 0, lost_offloaded_ = 0, lost_stored_ = 0, extras_absent_ = 0;
+  // Parts, forgotten but kept for their children: one that comes again is not yet their parent.
+  std::unordered_map<uint64_t, uint32_t> forgotten_parts_;  // how many, by engine key
+  uint64_t unlinked_parts_ = 0;                             // of these, whose engine key is known again
   uint64_t holes_ = 0;               // held blocks whose parent is not held (gpu, group 0)
   uint64_t n_not_gpu_ = 0;           // blocks of group 0 held in other tiers
   uint64_t n_parts_ = 0;             // nodes of parts shapes
   bool announced_closed_ = false;
+  std::unique_ptr<MirrorSnapshot> snapshot_;
+  uint64_t n_snapshots_ = 0;
   uint64_t shard_segment_ = 0;       // the last one asked for
   uint32_t shard_ = 0;
 };
 
-template <class Visit>
-void Mirror::each_key(NodeId id, uint32_t begin, Visit visit) const {
-  const Node& node = nodes_[id];
-  const Shape& shape = shapes_[node.shape];
-  if (shape.is_inline()) {
-    if (begin == 0) visit(segments_[node.segment].first_key, node.key);
-    return;
-  }
-  const uint64_t* keys = &shape.keys[node.key * shape.stride];
-  uint64_t segment_key = shape.segment_keys[node.key];
-  for (uint32_t i = 0; i < n_keys(node); ++i) {
-    if (i > 0 && (shape.first_blocks[node.key] + i) % kSegmentBlocks == 0) segment_key = keys[i];
-    if (i >= begin) visit(segment_key, keys[i]);
-  }
-}
-
-template <class Sink>
-void Mirror::flush(Sink sink) {
-  std::lock_guard turn(mutex_);
-  for (uint32_t shard = 0; shard < out_.size(); ++shard) {
-    sink(shard, out_[shard].bytes());
-    out_[shard].clear();
-  }
-}
-
-template <class Visit>
-void Mirror::each_resident(Visit visit) {
-  std::lock_guard turn(mutex_);
-  for (NodeId id = 0; id < nodes_.end(); ++id) {
-    const Node& node = nodes_[id];
-    if (node.is(kForgotten) || find(node.engine_key) != id || !node.is(kIndexed)) continue;
-    for (uint16_t group = 0; group < 64; ++group) {
-      if ((groups_ >> group & 1) == 0) continue;
-      const uint8_t held = copies(id, group).mask();
-      const auto found = part_of(node) == nullptr ? emitted_.end() : emitted_.find(copies_key(id, group));
-      const uint8_t first = part_of(node) == nullptr ? held : found == emitted_.end() ? uint8_t{0} : found->second;
-      uint32_t i = 0;
-      each_key(id, 0, [&](uint64_t, uint64_t key) {
-        if (const uint8_t mask = i++ == 0 ? first : held; mask != 0) visit(group, mask, key);
-      });
-    }
-  }
-}
-
 }  // namespace kvatlas
+
+#include "ingest/native/mirror_inline.hpp"

@@ -17,6 +17,14 @@ const char* count_name(Count count) {
 void Mirror::restart(Keyspace keyspace) {
   std::lock_guard turn(mutex_);
   keyspace_ = std::move(keyspace);
+  forget_all();
+  for (uint16_t group = 0; group < lanes_.size(); ++group)
+    if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
+  note_claims();
+}
+
+void Mirror::forget_all() {
+  snapshot_.reset();
   nodes_ = NodePool();
   by_engine_key_ = NodeIndex<EngineKeyOf>(EngineKeyOf{&nodes_});
   by_key_ = NodeIndex<KeyOf>(KeyOf{&nodes_});
@@ -30,9 +38,14 @@ void Mirror::restart(Keyspace keyspace) {
   ghost_queue_.clear();
   orphans_.clear();
   fresh_.clear();
-  n_ghosts_ = n_nodes_ = held_gpu_ = held_cpu_ = holes_ = n_not_gpu_ = n_parts_ = 0;
-  for (uint16_t group = 0; group < lanes_.size(); ++group)
-    if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
+  forgotten_parts_.clear();
+  unlinked_parts_ = 0;
+  sums_ = {};
+  epoch_ = 0;
+  incomplete_ = false;
+  swept_ = 0;
+  forgotten_maybe_gpu_ = forgotten_maybe_cpu_ = lost_blocks_ = lost_offloaded_ = extras_absent_ = offloaded_ = 0;
+  n_ghosts_ = n_nodes_ = holes_ = n_not_gpu_ = n_parts_ = 0;
   announced_closed_ = false;
 }
 
@@ -46,7 +59,7 @@ std::vector<std::vector<uint8_t>> Mirror::content(uint32_t n_shards) {
     if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
   for (NodeId id = 0; id < nodes_.end(); ++id) {
     const Node& node = nodes_[id];
-    if (node.is(kForgotten) || find(node.engine_key) != id || !node.is(kIndexed)) continue;
+    if (!node.is_found() || !node.is(kIndexed)) continue;
     for (uint16_t group = 0; group < lanes_.size(); ++group) {
       if ((groups_ >> group & 1) == 0) continue;
       const uint8_t held = copies(id, group).mask();
@@ -74,8 +87,8 @@ Mirror::Sizes Mirror::sizes() {
   s.ghosts = n_ghosts_;
   s.orphans = orphans_.size();
   s.orphan_bytes = orphans_.bytes();
-  s.held_gpu = held_gpu_;
-  s.held_cpu = held_cpu_;
+  s.held_gpu = sums_.gpu;
+  s.held_cpu = sums_.cpu;
   s.holes = holes_;
   s.closed = is_closed();
   s.bytes = sizeof *this + nodes_.bytes() + by_engine_key_.bytes() + by_key_.bytes() + key_counts_.bytes() + segments_.bytes() + orphans_.bytes() +

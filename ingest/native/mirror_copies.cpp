@@ -4,16 +4,32 @@
 #include "ingest/native/mirror.hpp"
 
 namespace kvatlas {
+namespace {
+
+// A node keeps the tiers gpu, cpu and unknown in three bits.
+uint8_t tiers_of(uint32_t bits) { return static_cast<uint8_t>((bits & 3) | (bits & 4) << 2); }
+uint32_t bits_of(uint8_t tiers) { return (tiers & 3u) | (tiers >> 2 & 4u); }
+
+}  // namespace
 
 // ---- copies ----
 
 Mirror::Copies Mirror::copies(NodeId id, uint16_t group) const {
+  Copies found;
   if (group == 0) {
     const Node& node = nodes_[id];
-    return {node.gpu, node.is(kGpuUnknown), node.is(kCpu), node.is(kCpuUnknown), node.is(kOther)};
+    found.gpu = static_cast<uint16_t>(node.gpu);
+    found.gpu_unknown = node.is(kGpuUnknown);
+    found.gpu_more = node.gpu_more;
+    found.cpu = node.is(kCpu);
+    found.cpu_unknown = node.is(kCpuUnknown);
+    found.other = node.is(kOther);
+    found.stale = node.epoch == node_epoch() ? tiers_of(node.stale) : found.mask();
+  } else if (const auto at = group_copies_.find(copies_key(id, group)); at != group_copies_.end()) {
+    found = at->second;
+    if (found.epoch != epoch_) found.stale = found.mask();
   }
-  const auto found = group_copies_.find(copies_key(id, group));
-  return found == group_copies_.end() ? Copies{} : found->second;
+  return found;
 }
 
 void Mirror::put_copies(NodeId id, uint16_t group, const Copies& now) {
@@ -24,10 +40,14 @@ void Mirror::put_copies(NodeId id, uint16_t group, const Copies& now) {
     node.set(kCpu, now.cpu);
     node.set(kCpuUnknown, now.cpu_unknown);
     node.set(kOther, now.other);
+    node.gpu_more = now.gpu_more;
+    node.stale = bits_of(now.stale) & 7;
+    node.epoch = node_epoch();
   } else if (now.none()) {
     group_copies_.erase(copies_key(id, group));
   } else {
-    group_copies_[copies_key(id, group)] = now;
+    Copies& kept = group_copies_[copies_key(id, group)] = now;
+    kept.epoch = epoch_;
   }
 }
 
@@ -44,6 +64,7 @@ bool Mirror::has_copies(NodeId id) const {
 // Every change of copies goes through here. `parent`: the node's place in its chain, where the
 // event tells it (kRoot, a node) or kNoNode.
 void Mirror::change(NodeId id, uint16_t group, const Copies& before, const Copies& now, NodeId parent) {
+  keep(id);
   Node& node = nodes_[id];
   if (node.is(kGhost) && now.mask() != 0) {
     node.set(kGhost, false);
@@ -51,8 +72,8 @@ void Mirror::change(NodeId id, uint16_t group, const Copies& before, const Copie
     --n_ghosts_;
   }
   const uint8_t was = before.mask(), is = now.mask();
-  held_gpu_ += static_cast<uint64_t>((is & 1) - (was & 1));
-  held_cpu_ += static_cast<uint64_t>((is >> 1 & 1) - (was >> 1 & 1));
+  count_copies(node, before, ~uint64_t{0});
+  count_copies(node, now, 1);
   if (group == 0) {
     n_not_gpu_ += static_cast<uint64_t>((is > 1) - (was > 1));
     put_copies(id, group, now);
@@ -141,7 +162,7 @@ void Mirror::begin_counting() {
   counting_ = true;
   for (NodeId id = 0; id < nodes_.end(); ++id) {
     const Node& node = nodes_[id];
-    if (node.is(kForgotten) || !node.is(kIndexed) || find(node.engine_key) != id) continue;
+    if (!node.is_found() || !node.is(kIndexed)) continue;
     for (uint16_t group = 0; group < lanes_.size(); ++group) {
       const uint8_t held = (groups_ >> group & 1) != 0 ? copies(id, group).mask() : 0;
       for (uint8_t tier : {uint8_t{1}, uint8_t{2}, uint8_t{16}})

@@ -34,6 +34,12 @@ uint32_t Mirror::n_keys(const Node& node) const {
   return shape.parts ? shape.family[node.key].n_keys : shape.stride;
 }
 
+uint32_t Mirror::n_forgotten_parts(uint64_t engine_key) const {
+  if (forgotten_parts_.empty()) return 0;
+  const auto found = forgotten_parts_.find(engine_key);
+  return found == forgotten_parts_.end() ? 0 : found->second;
+}
+
 Mirror::Tip Mirror::tip_of(NodeId id) const {
   const Node& node = nodes_[id];
   Tip tip;
@@ -81,12 +87,15 @@ NodeId Mirror::new_node(uint64_t engine_key) {
     tally(Count::nodes_full);
     return kNoNode;
   }
+  keep(id);
   ++n_nodes_;
+  unlinked_parts_ += n_forgotten_parts(engine_key);
   Node& node = nodes_[id];
   node = Node{};
   node.engine_key = engine_key;
   node.parent = kNoNode;
   node.segment = kNoSegment;
+  node.epoch = node_epoch();
   return id;
 }
 
@@ -214,6 +223,7 @@ void Mirror::relink(NodeId id, NodeId parent) {
   if (above == nullptr || nodes_[parent].shape != nodes_[forgotten].shape || above->start_token != before->start_token ||
       above->tip_key != before->tip_key || nodes_[parent].engine_key != nodes_[forgotten].engine_key)
     return;
+  keep(id);
   leave_family(*part);
   join_family(id, *part, parent);
   release(forgotten);
@@ -302,8 +312,10 @@ NodeId Mirror::create_known(uint64_t engine_key, const Meaning& meaning) {
 void Mirror::haunt(NodeId id) {
   Node& node = nodes_[id];
   if (node.is(kGhost)) return;
+  keep(id);
   node.set(kGhost, true);
-  node.parent = ++ghost_stamp_;
+  ghost_stamp_ = ghost_stamp_ + 1 == kFree ? 0 : ghost_stamp_ + 1;
+  node.parent = ghost_stamp_;
   ghost_queue_.emplace_back(id, ghost_stamp_);
   ++n_ghosts_;
   trim_ghosts();
@@ -324,12 +336,16 @@ void Mirror::trim_ghosts() {
 
 void Mirror::forget(NodeId id) {
   Node& node = nodes_[id];
+  keep(id);
+  bury_doubts(id);
+  unlinked_parts_ -= n_forgotten_parts(node.engine_key);
   by_engine_key_.erase(node.engine_key, id);
   if (node.is(kIndexed) && !counting_) by_key_.erase(node.key, id);
   node.set(kForgotten, true);
   node.set(kGhost, false);
   node.parent = kNoNode;
   --n_ghosts_;
+  if (part_of(node) != nullptr) ++forgotten_parts_[node.engine_key];
   release(id);
 }
 
@@ -338,12 +354,15 @@ void Mirror::release(NodeId id) {
     Node& node = nodes_[id];
     Part* part = part_of(node);
     if (!node.is(kForgotten) || node.gpu_children > 0 || (part != nullptr && part->first_child != kNoNode)) return;
+    keep(id);
     NodeId above = kNoNode;
     if (part != nullptr) {
       above = part->parent;
       leave_family(*part);
       --n_parts_;
       part_salts_.erase(id);
+      if (find(node.engine_key) != kNoNode) --unlinked_parts_;
+      if (--forgotten_parts_[node.engine_key] == 0) forgotten_parts_.erase(node.engine_key);
       for (uint16_t group = 0; group < lanes_.size(); ++group)
         if (groups_ >> group & 1) emitted_.erase(copies_key(id, group));
       *part = Part{};
@@ -353,6 +372,7 @@ void Mirror::release(NodeId id) {
       if (node.segment != kNoSegment) segments_.release(node.segment);
     }
     node = Node{};
+    node.parent = kFree;
     nodes_.release(id);
     --n_nodes_;
     id = above;

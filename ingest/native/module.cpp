@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/unordered_map.h>
 #include <nanobind/stl/vector.h>
 
@@ -9,6 +10,7 @@
 
 #include "index/native/error.hpp"
 #include "index/native/table.hpp"
+#include "ingest/native/checksum.hpp"
 #include "ingest/native/decode.hpp"
 #include "ingest/native/mirror.hpp"
 
@@ -28,9 +30,20 @@ class Decoder {
   void decode(nb::bytes payload) {
     payload_ = payload;  // the old one is released after the batch no longer points into it
     nb::gil_scoped_release unlocked;
-    kvatlas::decode(reinterpret_cast<const uint8_t*>(payload_.c_str()), payload_.size(), batch_);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(payload_.c_str());
+    checksum_ = kvatlas::checksum(bytes, payload_.size());
+    kvatlas::decode(bytes, payload_.size(), batch_);
   }
   const Batch& batch() const { return batch_; }
+  uint64_t checksum() const { return checksum_; }
+  // (group, kind, window, block size) of the gpu stores, in order; 0 and None: not said.
+  nb::list groups() const {
+    nb::list out;
+    for (const Event& event : batch_.events)
+      if (event.type == EventType::stored && event.tier == Tier::gpu)
+        out.append(nb::make_tuple(event.group, text_or_none(event.kind), event.has_window ? event.window : 0, event.block_size));
+    return out;
+  }
 
   int32_t rank() const { return batch_.rank; }
   uint64_t group_mask() const { return batch_.group_mask; }
@@ -48,6 +61,7 @@ class Decoder {
  private:
   nb::bytes payload_;
   Batch batch_;
+  uint64_t checksum_ = 0;
 };
 
 nb::list span_list(const std::vector<uint64_t>& all, Span span) {
@@ -184,6 +198,56 @@ nb::dict sizes(Mirror& mirror) {
   return out;
 }
 
+// A snapshot under way; abandoned when it is dropped.
+class Snapshot {
+ public:
+  explicit Snapshot(Mirror& mirror) : mirror_(mirror), number_(mirror.begin_snapshot()) {}
+  Snapshot(const Snapshot&) = delete;
+  Snapshot& operator=(const Snapshot&) = delete;
+  ~Snapshot() { mirror_.end_snapshot(number_); }
+
+  nb::object part(size_t bytes_max) {
+    Bytes bytes;
+    {
+      nb::gil_scoped_release unlocked;
+      if (!done_) done_ = !mirror_.snapshot_part(number_, bytes_max, bytes);
+    }
+    if (done_) return nb::none();
+    return nb::bytes(bytes.data(), bytes.size());
+  }
+
+ private:
+  Mirror& mirror_;
+  const uint64_t number_;
+  bool done_ = false;
+};
+
+void restore(Mirror& mirror, const std::vector<nb::bytes>& parts) {
+  std::vector<std::string_view> views;
+  for (const nb::bytes& part : parts) views.emplace_back(part.c_str(), part.size());
+  nb::gil_scoped_release unlocked;
+  mirror.restore(views);
+}
+
+nb::dict claims(Mirror& mirror) {
+  const Mirror::Claims c = mirror.claims();
+  nb::dict out;
+  out["maybe_gpu"] = c.maybe_gpu;
+  out["maybe_cpu"] = c.maybe_cpu;
+  out["orphans_waiting"] = c.orphans_waiting;
+  out["lost_blocks"] = c.lost_blocks;
+  out["lost_offloaded"] = c.lost_offloaded;
+  out["lost_stored"] = c.lost_stored;
+  out["unindexed_held"] = c.unindexed_held;
+  out["unlinked_parts"] = c.unlinked_parts;
+  out["stale"] = c.stale;
+  out["gpu_copies"] = c.gpu_copies;
+  out["extras_absent"] = c.extras_absent;
+  out["offloaded"] = c.offloaded;
+  out["clears"] = c.clears;
+  return out;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -192,6 +256,8 @@ NB_MODULE(_native, m) {
       .def(nb::init<>())
       .def("decode", &Decoder::decode, nb::arg("payload"))
       .def_prop_ro("rank", &Decoder::rank)
+      .def_prop_ro("checksum", &Decoder::checksum)
+      .def("groups", &Decoder::groups)
       .def_prop_ro("group_mask", &Decoder::group_mask)
       .def_prop_ro("full_groups", &Decoder::full_groups)
       .def_prop_ro("other_groups", &Decoder::other_groups)
@@ -209,6 +275,30 @@ NB_MODULE(_native, m) {
       .def_prop_ro("lane", &Store::lane)
       .def("clear", &Store::clear)
       .def("__len__", &Store::size)
+      .def("save",
+           [](const Store& store, uint32_t index_block_tokens) {
+             Bytes saved;
+             {
+               nb::gil_scoped_release unlocked;
+               saved = store.save(index_block_tokens);
+             }
+             return nb::bytes(saved.data(), saved.size());
+           },
+           nb::arg("index_block_tokens"))
+      .def("load",
+           [](Store& store, nb::bytes saved, uint32_t index_block_tokens) {
+             const std::string_view view(saved.c_str(), saved.size());
+             nb::gil_scoped_release unlocked;
+             store.load(view, index_block_tokens);
+           },
+           nb::arg("saved"), nb::arg("index_block_tokens"))
+      .def("content",
+           [](const Store& store, uint32_t n_shards, uint8_t tiers) {
+             nb::list out;
+             for (const Bytes& delta : store.content(n_shards, tiers)) out.append(nb::bytes(delta.data(), delta.size()));
+             return out;
+           },
+           nb::arg("n_shards"), nb::arg("tiers"))
       .def("keys", [](const Store& store) {
         nb::set keys;
         store.each([&](const Meaning& meaning) {
@@ -216,6 +306,9 @@ NB_MODULE(_native, m) {
         });
         return keys;
       });
+
+  nb::class_<Snapshot>(m, "Snapshot")
+      .def("part", &Snapshot::part, nb::arg("bytes_max") = size_t{256} << 10);
 
   nb::class_<Mirror>(m, "MirrorBase")
       .def("set_lane", &Mirror::set_lane, nb::arg("group"), nb::arg("lane"), nb::arg("full_attention") = true)
@@ -232,7 +325,12 @@ NB_MODULE(_native, m) {
       .def("content", &content, nb::arg("n_shards"))
       .def("residency", &residency)
       .def("counts", &counts)
-      .def("sizes", &sizes);
+      .def("sizes", &sizes)
+      .def("doubt", &Mirror::doubt, nb::call_guard<nb::gil_scoped_release>())
+      .def("claims", &claims)
+      .def("begin_snapshot", [](Mirror& mirror) { return std::make_unique<Snapshot>(mirror); }, nb::keep_alive<0, 1>())
+      .def("restore", &restore, nb::arg("parts"))
+      .def_prop_ro("claims_changed", &Mirror::claims_changed);
 
   nb::class_<MirrorBeforeTables, Mirror>(m, "Mirror")
       .def("__init__",
@@ -244,5 +342,6 @@ NB_MODULE(_native, m) {
       .def("set_tables", &MirrorBeforeTables::set_tables, nb::arg("tables"))
       .def("apply", &MirrorBeforeTables::apply_to_tables, nb::arg("batch"), nb::arg("told") = false);
 
+  m.def("checksum", [](nb::bytes payload) { return checksum(reinterpret_cast<const uint8_t*>(payload.c_str()), payload.size()); }, nb::arg("payload"));
   m.def("decode_events", &decode_events, nb::arg("payload"));
 }

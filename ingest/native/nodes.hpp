@@ -10,6 +10,7 @@
 // Thread safety: none; a mirror owns its nodes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -19,6 +20,7 @@ namespace kvatlas {
 using NodeId = uint32_t;
 inline constexpr NodeId kNoNode = 0xffffffffu;  // unknown
 inline constexpr NodeId kRoot = 0xfffffffeu;    // the node begins a chain
+inline constexpr NodeId kFree = 0xfffffffdu;    // the node is not in use
 inline constexpr uint32_t kNodesMax = (1u << 24) - 1;  // ids are below it
 
 enum NodeFlag : uint32_t {
@@ -33,18 +35,24 @@ enum NodeFlag : uint32_t {
   kThisEvent = 1u << 8     // ... in this event
 };
 
+inline constexpr uint32_t kEpochBits = 4;
+
 struct Node {
   uint64_t engine_key;
   uint64_t key;       // whole, k == 1: the block key; else the number of its slot
-  NodeId parent;      // a node only while held on gpu in group 0; a ghost keeps its stamp here
+  NodeId parent;      // a node only while held on gpu in group 0; a ghost keeps its stamp here; or kFree
   uint32_t segment;   // of its last index block
   uint32_t flags : 9;
   uint32_t gpu : 13;     // group 0: copies on gpu, at most kCopiesMax
   uint32_t offset : 7;   // first index block's place in its segment (whole shapes)
   uint32_t shape : 3;
-  uint32_t gpu_children;  // children held on gpu in group 0
+  uint32_t gpu_children : 24;  // children held on gpu in group 0
+  uint32_t epoch : kEpochBits;  // of the mirror, when `stale` was written; in a later one all of group 0 is stale
+  uint32_t stale : 3;           // group 0: tiers of which the copies may be gone: gpu, cpu, other
+  uint32_t gpu_more : 1;        // group 0: perhaps more copies on gpu than counted
 
   bool is(uint32_t flag) const { return (flags & flag) != 0; }
+  bool is_found() const { return parent != kFree && !is(kForgotten); }  // by its engine key
   void set(uint32_t flag, bool on) { flags = on ? flags | flag : flags & ~flag; }
 };
 static_assert(sizeof(Node) == 32);
@@ -127,6 +135,8 @@ class NodeIndex {
   explicit NodeIndex(HashOf hash_of) : hash_of_(hash_of), slots_(64, kEmpty) {}
 
   void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[home(mix(hash))]); }
+  // REQUIRES: nothing was inserted yet.
+  void reserve(size_t n) { slots_.assign(std::max(slots_.size(), n + n / 3 + 64), kEmpty); }
 
   // The first node with this hash for which visit(id) is true, or kNoNode.
   template <class Visit>

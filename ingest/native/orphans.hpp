@@ -1,7 +1,7 @@
 // Stores that wait for a parent which the mirror does not know (yet).
 //
 // Bounded by number and bytes: the oldest goes first. What is removed while it waits is marked, so
-// that it is not held when its parent comes.
+// that it is not held when its parent comes; what is not is counted in blocks().
 //
 // Thread safety: none; a mirror owns its orphans.
 #pragma once
@@ -24,6 +24,7 @@ struct Orphan {
   std::vector<uint64_t> hashes;
   std::vector<bool> cancelled;
 
+  uint64_t blocks() const { return static_cast<uint64_t>(std::count(cancelled.begin(), cancelled.end(), false)); }
   uint64_t bytes() const { return raw.capacity() + hashes.capacity() * sizeof(uint64_t) + kOverheadBytes; }
   static constexpr uint64_t kOverheadBytes = 256;  // of the object and its places in the maps
 };
@@ -35,17 +36,28 @@ class Orphans {
   bool empty() const { return waiting_.empty(); }
   size_t size() const { return waiting_.size(); }
   uint64_t bytes() const { return bytes_; }
+  uint64_t blocks() const { return blocks_; }  // that wait and were not removed meanwhile
 
-  // Returns how many were dropped for room, perhaps the new one itself.
-  uint64_t add(Orphan orphan) {
+  struct Dropped {
+    uint64_t orphans = 0, blocks = 0;
+  };
+  // Returns what was dropped for room, perhaps the new one itself.
+  Dropped add(Orphan orphan) {
     const uint64_t number = next_++;
     bytes_ += orphan.bytes();
+    blocks_ += orphan.blocks();
     by_parent_.emplace(orphan.parent, number);
     for (uint64_t hash : orphan.hashes) by_hash_.emplace(hash, number);
     waiting_.emplace(number, std::move(orphan));
-    uint64_t dropped = 0;
-    for (; waiting_.size() > count_max_ || bytes_ > bytes_max_; ++dropped) take(waiting_.begin()->first);
+    Dropped dropped;
+    for (; waiting_.size() > count_max_ || bytes_ > bytes_max_; ++dropped.orphans) dropped.blocks += take(waiting_.begin()->first).blocks();
     return dropped;
+  }
+
+  // Calls visit(orphan), the oldest first.
+  template <class Visit>
+  void each(Visit visit) const {
+    for (const auto& [number, orphan] : waiting_) visit(orphan);
   }
 
   // Numbers of the orphans of this parent are appended.
@@ -58,6 +70,7 @@ class Orphans {
     Orphan orphan = std::move(found->second);
     waiting_.erase(found);
     bytes_ -= orphan.bytes();
+    blocks_ -= orphan.blocks();
     forget(by_parent_, orphan.parent, number);
     for (uint64_t hash : orphan.hashes) forget(by_hash_, hash, number);
     return orphan;
@@ -73,6 +86,7 @@ class Orphans {
       if (orphan.group != group) continue;
       for (size_t i = 0; i < orphan.hashes.size(); ++i) {
         if (orphan.hashes[i] != hash || orphan.cancelled[i]) continue;
+        --blocks_;
         return orphan.cancelled[i] = true;
       }
     }
@@ -83,7 +97,7 @@ class Orphans {
     waiting_.clear();
     by_parent_.clear();
     by_hash_.clear();
-    bytes_ = 0;
+    bytes_ = blocks_ = 0;
   }
 
  private:
@@ -99,7 +113,7 @@ class Orphans {
 
   const uint64_t count_max_, bytes_max_;
   uint64_t next_ = 0;
-  uint64_t bytes_ = 0;
+  uint64_t bytes_ = 0, blocks_ = 0;
   std::map<uint64_t, Orphan> waiting_;  // by age
   Numbers by_parent_, by_hash_;
 };

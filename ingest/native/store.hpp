@@ -10,8 +10,11 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
+
+#include "ingest/native/byte_stream.hpp"
 
 namespace kvatlas {
 
@@ -74,6 +77,15 @@ class Store {
     std::lock_guard guard(mutex_);
     for (const auto& [key, meaning] : held_) visit(meaning);
   }
+  // All of it, with the index's block size, for load(). Other calls take their turns meanwhile: what
+  // they change may be in it or not, which a stream that is replayed from before it sets right.
+  Bytes save(uint32_t index_block_tokens) const;
+  // REQUIRES: empty. Throws Error{input} when it is not, Error{checkpoint} for anything that save()
+  // would not have written for such blocks; then it stays empty.
+  void load(std::string_view saved, uint32_t index_block_tokens);
+  // The delta records that make each shard's lane hold what lies here; `tiers` is the store's.
+  std::vector<Bytes> content(uint32_t n_shards, uint8_t tiers) const;
+
   size_t size() const {
     std::lock_guard guard(mutex_);
     return held_.size();

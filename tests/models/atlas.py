@@ -57,6 +57,8 @@ class NaiveAtlas:
         self.mirrors: dict[str, dict[Worker, Mirror]] = {}
         self.stores: dict[str, dict[str, Store]] = {}
         self.attached: dict[str, dict[Worker, set[str]]] = {}
+        self.applied: dict[tuple[str, Worker], dict[int, bytes]] = {}
+        """Payloads by sequence number, of each worker's last incarnation."""
         self.block_sizes = dict(config.block_sizes)
         self._residency: dict[str, dict[Lane, dict[int, int]]] = {}
 
@@ -66,20 +68,24 @@ class NaiveAtlas:
         """One message; `batch` is what its payload says."""
         self._residency = {}
         worker = (pod, batch.data_parallel_rank or 0)
-        self.counts["unknown_events"] += batch.unknown_events
-        for error in batch.errors:
-            self.counts[error.reason] += 1
+        applied = self.applied.setdefault((model, worker), {})
+        if applied.get(seq) == payload:
+            return
+        mirrors = self.mirrors.get(model, {})
+        if applied and seq <= max(applied):
+            applied.clear()
+            if worker in mirrors:
+                mirrors[worker].restarted(mirrors[worker].space)
+        if applied and seq > max(applied) + 1 and worker in mirrors:
+            mirrors[worker].doubted()
+        applied[seq] = payload
         if model not in self.config.block_sizes:
             self._learn_block_size(model, batch)
         if model not in self.block_sizes:
             self.counts["no_block_size"] += len(batch.events)
+            self._count_unread(batch)
             return
         mirror = self._mirror(model, worker)
-        if mirror.last == (seq, payload):
-            return
-        if mirror.last is not None and seq <= mirror.last[0]:
-            mirror.restarted(mirror.space)
-        mirror.last = (seq, payload)
         mirror.begin_batch()
         for event in batch.events:
             if isinstance(event, AllBlocksCleared):
@@ -88,9 +94,20 @@ class NaiveAtlas:
                 self._removed(model, worker, event)
             elif event.block_hashes:
                 self._stored(model, worker, event)
+        if self._count_unread(batch):
+            mirror.doubted()
+
+    def _count_unread(self, batch: EventBatch) -> int:
+        """What of the batch could not be read: a removal may be among it."""
+        self.counts["unknown_events"] += batch.unknown_events
+        for error in batch.errors:
+            self.counts[error.reason] += 1
+        return batch.unknown_events + len(batch.errors)
 
     def remove_pod(self, pod: str) -> None:
         self._residency = {}
+        for name in [name for name in self.applied if name[1][0] == pod]:
+            del self.applied[name]
         for model, mirrors in self.mirrors.items():
             for worker in [worker for worker in mirrors if worker[0] == pod]:
                 del mirrors[worker]
@@ -239,12 +256,15 @@ class NaiveAtlas:
             meaning = mirror.meanings.get(key) or mirror.stored_meaning(key)
             if meaning is None:
                 self.counts["unresolved"] += 1
+                mirror.lost["lost_stored"] += 1
             elif not meaning.whole and meaning.unindexed is None:
                 self.counts["store_parts"] += 1
+                mirror.lost["lost_stored"] += 1
             elif key in store.meanings or len(store.meanings) < self.config.limits.stored:
                 store.meanings.setdefault(key, meaning)
             else:
                 self.counts["store_full"] += 1
+                mirror.lost["lost_stored"] += 1
 
     def _removed(self, model: str, worker: Worker, event: BlockRemoved) -> None:
         mirror = self.mirrors[model][worker]

@@ -1,7 +1,8 @@
 """One worker's cache as its events tell it, in plain Python: the model of the native mirror.
 
 It keeps what is asked of it and no more: what an engine key means, and how many copies of it lie
-where. What is resident is worked out anew from that, so nothing incremental can go wrong.
+where. What is resident is worked out anew from that, so nothing incremental can go wrong; and so
+is what it claims of its own exactness, but for what it has forgotten, which is counted.
 """
 
 from __future__ import annotations
@@ -72,11 +73,18 @@ class Mirror:
         self.uncounted: set[Copy] = set()
         """Held, but a report has made the number of copies unknown."""
         self.uncounted_ever: set[Copy] = set()
-        self.stale: set[Copy] = set()
+        self.maybe_cpu: set[Copy] = set()
         """Perhaps still held, perhaps lost with a clear: not resident."""
+        self.more: set[tuple[int, int]] = set()
+        """Engine key and group of blocks of which the device may hold more copies than counted."""
+        self.stale: set[Copy] = set()
+        """Held, unless what was lost of the stream removed it."""
+        self.incomplete = False
+        """Doubted since the device was last known to be empty."""
+        self.clears = 0
+        self.lost: Counter[str] = Counter()
+        """Blocks announced and not kept, and doubts about blocks since forgotten; by claim."""
         self.orphans: list[Orphan] = []
-        self.last: tuple[int, bytes] | None = None
-        """Sequence number and payload of the last batch."""
         self.kinds: dict[int, str | None] = {}
         self.fresh: set[int] = set()
         """Blocks of which a dense store of this batch brought the first device copy."""
@@ -94,13 +102,41 @@ class Mirror:
     def full_groups(self) -> list[int]:
         return sorted(group for group, kind in self.kinds.items() if kind in FULL_ATTENTION)
 
+    def claims(self) -> dict[str, int]:
+        unsure = [block for block in self.more if (block[0], GPU, block[1]) not in self.copies]
+        unindexed = {(key, group) for key, _, group in self.copies if self.meanings[key].unindexed}
+        return {
+            "maybe_gpu": len(unsure) + self.lost["maybe_gpu"],
+            "maybe_cpu": len(self.maybe_cpu) + self.lost["maybe_cpu"],
+            "orphans_waiting": self._waiting(),
+            "lost_blocks": self.lost["lost_blocks"],
+            "lost_offloaded": self.lost["lost_offloaded"],
+            "lost_stored": self.lost["lost_stored"],
+            "unindexed_held": len(unindexed),
+            "unlinked_parts": 0,
+            "stale": len(self.stale),
+            "gpu_copies": sum(n for (_, tier, _), n in self.copies.items() if tier == GPU),
+            "extras_absent": self.lost["extras_absent"],
+            "offloaded": self.lost["offloaded"],
+            "clears": self.clears,
+        }
+
     # What is told.
 
     def restarted(self, space: Keyspace) -> None:
         """Another incarnation of the server: nothing is known of what it holds."""
         self.space = space
         self.meanings, self.ghosts, self.copies, self.orphans = {}, [], {}, []
-        self.uncounted, self.stale = set(), set()
+        self.uncounted, self.maybe_cpu, self.more, self.stale = set(), set(), set(), set()
+        self.lost = Counter(lost_stored=self.lost["lost_stored"])
+        self.incomplete = False
+
+    def doubted(self) -> None:
+        """Batches were lost for good."""
+        self.stale, self.incomplete = set(self.copies), True
+        self.counts["orphans_dropped"] += len(self.orphans)
+        self.lost["lost_blocks"] += self._waiting()
+        self.orphans = []
 
     def resolves(self, key: int) -> bool:
         """Whether the engine key means anything here, or to a store that the worker uses."""
@@ -133,12 +169,13 @@ class Mirror:
             self._stored_dense(event)
 
     def removed(self, event: BlockRemoved, tier: int) -> None:
+        self.lost["offloaded"] += len(event.block_hashes) if tier == CPU else 0
         for key in event.block_hashes:
             copy = (key, tier, event.group_idx)
             if self.copies.get(copy, 0) > 0:
                 self._take(copy)
-            elif copy in self.stale:
-                self.stale.remove(copy)
+            elif copy in self.maybe_cpu:
+                self.maybe_cpu.remove(copy)
             elif tier == GPU and self._cancel(key, event.group_idx):
                 pass
             elif key not in self.meanings:
@@ -147,10 +184,13 @@ class Mirror:
                 self.counts["removed_not_held"] += 1
 
     def cleared(self) -> None:
+        self.clears += 1
         self.orphans = []
-        self.stale |= {copy for copy in self.copies if copy[1] == CPU}
+        self.maybe_cpu |= {copy for copy in self.copies if copy[1] == CPU}
         self.copies = {copy: n for copy, n in self.copies.items() if copy[1] not in (GPU, CPU)}
-        self.uncounted, self.fresh = set(), set()
+        self.stale &= set(self.copies)
+        self.uncounted, self.more, self.fresh, self.incomplete = set(), set(), set(), False
+        self.lost["lost_blocks"] = self.lost["maybe_gpu"] = 0
         for key in list(self.meanings):
             self._settle(key)
 
@@ -165,16 +205,25 @@ class Mirror:
         while len(self.ghosts) > self.limits.ghosts:
             forgotten = self.ghosts.pop(0)
             del self.meanings[forgotten]
-            self.stale = {copy for copy in self.stale if copy[0] != forgotten}
+            self.lost["maybe_gpu"] += sum(block[0] == forgotten for block in self.more)
+            self.lost["maybe_cpu"] += sum(copy[0] == forgotten for copy in self.maybe_cpu)
+            self.more = {block for block in self.more if block[0] != forgotten}
+            self.maybe_cpu = {copy for copy in self.maybe_cpu if copy[0] != forgotten}
+
+    def _waiting(self) -> int:
+        return sum(len(orphan.event.block_hashes) - len(orphan.cancelled) for orphan in self.orphans)
 
     def _stored_elsewhere(self, event: BlockStored, tier: int) -> None:
+        self.lost["offloaded"] += len(event.block_hashes) if tier == CPU else 0
         for key in event.block_hashes:
             if self.resolves(key):
                 self.copies[key, tier, event.group_idx] = 1
+                self.maybe_cpu.discard((key, tier, event.group_idx))
                 self.stale.discard((key, tier, event.group_idx))
                 self._settle(key)
             else:
                 self.counts["unresolved"] += 1
+                self.lost["lost_offloaded"] += 1
 
     def _stored_known(self, event: BlockStored, *, needs_fresh: bool) -> None:
         """Blocks whose place the event does not tell: found by their engine keys."""
@@ -182,8 +231,9 @@ class Mirror:
         for key in event.block_hashes:
             if not self.resolves(key):
                 self.counts["unresolved"] += 1
-            elif needs_fresh and key not in self.fresh and not self._held(key, event):
-                self.counts["reported"] += 1
+                self.lost["lost_blocks"] += 1
+            elif needs_fresh and not self._proves(key, event, key in self.fresh):
+                self._reported_where_some_are_absent(key, event, key in self.fresh)
                 self._settle(key)
             else:
                 self._add(key, event, seen)
@@ -195,7 +245,9 @@ class Mirror:
             else:
                 self.orphans.append(Orphan(event))
                 while len(self.orphans) > self.limits.orphans:
+                    before = self._waiting()
                     self.orphans.pop(0)
+                    self.lost["lost_blocks"] += before - self._waiting()
                     self.counts["orphans_dropped"] += 1
             return
         lora = event.lora_name
@@ -203,6 +255,7 @@ class Mirror:
             lora = self.lora_names.get(event.lora_id)
             if lora is None:
                 self.counts["lora_unnamed"] += 1
+                self.lost["lost_blocks"] += len(event.block_hashes)
                 return
         self._arrive(event, chain_start(self.space, lora))
 
@@ -218,6 +271,7 @@ class Mirror:
             above = self.meanings.get(ready[0].event.parent_block_hash or 0)
             if above is None:  # already forgotten
                 self.counts["orphans_dropped"] += 1
+                self.lost["lost_blocks"] += len(ready[0].event.block_hashes) - len(ready[0].cancelled)
                 continue
             self._place(ready[0].event, above, ready[0].cancelled)
             arrived.update(ready[0].event.block_hashes)
@@ -226,6 +280,7 @@ class Mirror:
         """Continue the chain at `parent` with the event's blocks, and hold them."""
         if event.extra_keys is None:
             self.counts["extras_absent"] += 1
+            self.lost["extras_absent"] += 1
         may_be_absent = event.parent_block_hash is None and self.kinds[event.group_idx] not in FULL_ATTENTION
         seen: set[int] = set()
         for i, key in enumerate(event.block_hashes):
@@ -236,8 +291,9 @@ class Mirror:
             held = self._held(key, event)
             if i in cancelled:
                 self._settle(key)
-            elif may_be_absent and known and not held and key not in self.fresh:
-                self.counts["reported"] += 1
+            elif may_be_absent and not self._proves(key, event, not known or key in self.fresh):
+                self._reported_where_some_are_absent(key, event, not known or key in self.fresh)
+                self._settle(key)
             else:
                 if not held:
                     self.fresh.add(key)
@@ -260,10 +316,29 @@ class Mirror:
     def _held(self, key: int, event: BlockStored) -> bool:
         return self.copies.get((key, GPU, event.group_idx), 0) > 0
 
+    def _proves(self, key: int, event: BlockStored, is_new: bool) -> bool:
+        """Whether a named block is there, in a group whose reports may name absent ones."""
+        sure = self._held(key, event) and (key, GPU, event.group_idx) not in self.stale
+        return sure or (is_new and not self.incomplete)
+
+    def _reported_where_some_are_absent(self, key: int, event: BlockStored, is_new: bool) -> None:
+        if is_new and not self._held(key, event):
+            self.copies[key, GPU, event.group_idx] = 1
+            self.stale.add((key, GPU, event.group_idx))
+            return
+        self.counts["reported"] += 1
+        if not self._held(key, event):
+            self.more.add((key, event.group_idx))
+
     def _add(self, key: int, event: BlockStored, seen: set[int]) -> None:
         """One more device copy, unless the event may be a report of a copy already held."""
         copy = (key, GPU, event.group_idx)
-        if copy not in self.copies:
+        if copy in self.stale:
+            self.copies[copy] = 1
+            self.more.add((key, event.group_idx))
+            self.stale.remove(copy)
+            self.uncounted.discard(copy)
+        elif copy not in self.copies:
             self.copies[copy] = 1
         elif event.parent_block_hash is not None or key in seen:
             self.copies[copy] += 1
@@ -277,9 +352,13 @@ class Mirror:
 
     def _take(self, copy: Copy) -> None:
         self.copies[copy] -= 1
-        if copy in self.uncounted or self.copies[copy] == 0:
+        unsure = copy in self.uncounted or copy in self.stale
+        if unsure and copy[1] == GPU:
+            self.more.add((copy[0], copy[2]))
+        if unsure or self.copies[copy] == 0:
             del self.copies[copy]
             self.uncounted.discard(copy)
+            self.stale.discard(copy)
             self._settle(copy[0])
 
     def _cancel(self, key: int, group: int) -> bool:

@@ -1,0 +1,154 @@
+"""What a mirror claims is true of an engine that counts its blocks, also when batches are lost."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kvatlas import block_keys
+from kvatlas.index.keys import keyspace
+from kvatlas.ingest._native import Decoder, Mirror
+from kvatlas.ingest.events import AllBlocksCleared, BlockRemoved
+from tests.models.announcements import store_of
+from tests.models.content import Chain
+from tests.models.mirror import CPU, GPU
+from tests.models.payloads import Event, packed
+
+QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") == "default"
+SIZE = 4
+DENSE, SPARSE = 0, 2
+Copy = tuple[int, int, int]
+"""Engine key, tier, group."""
+
+chains = st.lists(st.sampled_from([0, 0, 1, 2]), min_size=2, max_size=5).map(
+    lambda path: Chain("plain", tuple(path), SIZE)
+)
+kept = st.lists(st.booleans(), min_size=5, max_size=5)
+DOUBTS = ("maybe_gpu", "maybe_cpu", "orphans_waiting", "lost_blocks", "lost_offloaded", "unindexed_held")
+
+
+class MirrorBesideAnEngine(RuleBasedStateMachine):
+    """The engine does what it likes and says so; at times nobody hears it."""
+
+    @initialize(ghosts=st.sampled_from([1, 4, 8192]))
+    def start(self, ghosts: int) -> None:
+        self.mirror = Mirror(keyspace("m", SIZE, hash_seed="s"), 1, ghosts, 8, 1 << 20)
+        self.mirror.set_lane(DENSE, DENSE)
+        self.mirror.set_lane(SPARSE, SPARSE, False)
+        self.decoder = Decoder()
+        self.copies: Counter[Copy] = Counter()
+        self.block_key: dict[int, int] = {}
+        self.deaf = False
+        self.missed = False
+        self.missed_ever = {GPU: False, CPU: False}
+
+    def say(self, *events: Event) -> None:
+        if self.deaf:
+            self.missed, self.missed_ever = True, {GPU: True, CPU: True}
+            return
+        if self.missed:
+            self.mirror.doubt()
+            self.missed = False
+        self.decoder.decode(packed(events))
+        self.mirror.gather(self.decoder)
+
+    def keys(self, chain: Chain) -> list[int]:
+        keys = block_keys(chain.tokens(0, len(chain.path)), model="m", block_size=SIZE, hash_seed="s")
+        names = [chain.key(i) for i in range(len(chain.path))]
+        self.block_key.update(zip(names, keys.tolist(), strict=True))
+        return names
+
+    @rule(chain=chains, some=kept, second=st.booleans())
+    def prefill(self, chain: Chain, some: list[bool], second: bool) -> None:
+        """Blocks behind the cached prefix are stored; `second`: the whole chain once more."""
+        names = self.keys(chain)
+        cached = 0 if second else next((i for i, k in enumerate(names) if not self.copies[k, GPU, DENSE]), -1)
+        cached = len(names) - 1 if cached < 0 else cached
+        dense = store_of(chain, cached, len(names))
+        stored = [name for name, one in zip(names[cached:], some, strict=False) if one]
+        sparse = store_of(
+            chain, cached, len(names), group_idx=SPARSE, block_hashes=tuple(stored), extra_keys=None
+        )
+        self.copies.update((name, GPU, DENSE) for name in names[cached:])
+        self.copies.update((name, GPU, SPARSE) for name in stored)
+        self.say(dense, sparse) if len(stored) < len(names) - cached else self.say(dense)
+        if len(stored) == len(names) - cached:
+            self.copies.subtract((name, GPU, SPARSE) for name in stored)
+
+    @rule(chain=chains, some=kept)
+    def report(self, chain: Chain, some: list[bool]) -> None:
+        """What is cached of a prompt is announced again; in the sparse group perhaps absent blocks."""
+        names = self.keys(chain)
+        cached = next((i for i, k in enumerate(names) if not self.copies[k, GPU, DENSE]), len(names))
+        if cached == 0:
+            return
+        named = tuple(name for name, one in zip(names[:cached], some, strict=False) if one)[: cached - 1]
+        self.say(
+            store_of(chain, 0, cached),
+            store_of(chain, 0, cached, group_idx=SPARSE, block_hashes=named, extra_keys=None),
+        )
+
+    @precondition(lambda self: +self.copies)
+    @rule(pick=st.integers(0, 1000), times=st.integers(1, 3))
+    def evict(self, pick: int, times: int) -> None:
+        for _ in range(times):
+            held = sorted(+self.copies)
+            if held:
+                name, tier, group = held[pick % len(held)]
+                self.copies[name, tier, group] -= 1
+                self.say(
+                    BlockRemoved(block_hashes=(name,), medium="CPU" if tier == CPU else None, group_idx=group)
+                )
+
+    @rule(chain=chains)
+    def offload(self, chain: Chain) -> None:
+        names = [name for name in self.keys(chain) if self.copies[name, GPU, DENSE]]
+        for name in names:
+            self.copies[name, CPU, DENSE] = 1
+        fields = {"token_ids": (), "block_size": 0, "parent_block_hash": None, "extra_keys": None}
+        if names:
+            self.say(store_of(chain, 0, 1, block_hashes=tuple(names), medium="CPU", **fields))
+
+    @rule(emptied=st.booleans())
+    def clear(self, emptied: bool) -> None:
+        gone = (GPU, CPU) if emptied else (GPU,)
+        self.copies = Counter({copy: n for copy, n in self.copies.items() if copy[1] not in gone})
+        self.say(AllBlocksCleared())
+        if not self.deaf:
+            self.missed_ever[GPU] = False
+
+    @rule()
+    def go_deaf(self) -> None:
+        self.deaf = True
+
+    @rule()
+    def listen(self) -> None:
+        self.deaf = False
+
+    @invariant()
+    def what_is_claimed_is_true(self) -> None:
+        if self.missed:
+            return  # nobody has noticed yet
+        claims = self.mirror.claims()
+        held = {
+            (key, tier, group)
+            for group, masks in self.mirror.residency().items()
+            for key, mask in masks.items()
+            for tier in (GPU, CPU)
+            if mask & tier
+        }
+        true = {(self.block_key[name], tier, group) for name, tier, group in +self.copies}
+        if claims["stale"] == 0:
+            assert held <= true
+        if not any(claims[doubt] for doubt in DOUBTS):
+            tiers = {tier for tier, missed in self.missed_ever.items() if not missed}
+            assert {copy for copy in held if copy[1] in tiers} == {copy for copy in true if copy[1] in tiers}
+
+
+TestMirrorBesideAnEngine = pytest.mark.native(MirrorBesideAnEngine.TestCase)
+TestMirrorBesideAnEngine.settings = settings(max_examples=150 if QUICK else 500, stateful_step_count=30)
