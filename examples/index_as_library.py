@@ -41,7 +41,7 @@ def main() -> None:
     index = ShardedIndex(table_bytes_max=16 << 20)
     # A worker is a number and has lanes, one for each of its caches; here they are the same numbers.
     for worker in range(3):
-        index.roster.set(worker, lanes=[worker], stores=[])
+        index.roster.set(worker, [worker], [])
 
     prompt = np.arange(1000, 1000 + 300 * BLOCK_SIZE, dtype=np.uint32)
     keys = kvatlas.block_keys(prompt, model="some/model", block_size=BLOCK_SIZE)

@@ -7,135 +7,129 @@ Read path:  `score` -> Keyspace.keys -> Index.match -> Scores.
 from __future__ import annotations
 
 import secrets
-import threading
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from kvatlas.index.errors import InputError
 from kvatlas.index.keys import Feature, TokenIds
 from kvatlas.index.scores import DEFAULT_TIER_WEIGHTS, TIERS, Explanation, Scores
-from kvatlas.index.shards import ShardedIndex
-from kvatlas.ingest._native import Decoder
+from kvatlas.index.shards import ShardedIndex, Strategy
+from kvatlas.ingest.atlas_report import report
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
+from kvatlas.ingest.checkpoints import CheckpointReport, Checkpoints
 from kvatlas.ingest.config import AtlasConfig
-from kvatlas.ingest.explain import explain
-from kvatlas.ingest.fleet_state import FleetState, ModelState, WorkerState
-from kvatlas.ingest.topic import parse_topic
-
-_TOPICS_MAX = 1 << 16
+from kvatlas.ingest.explain import count_tokens, explain
+from kvatlas.ingest.feed import Feed, FeedNames
+from kvatlas.ingest.fleet_state import Claim, FleetState, ModelState
+from kvatlas.ingest.intake import Intake
+from kvatlas.ingest.truth import State, Truth
+from kvatlas.ingest.worker_state import WorkerSetup
 
 
 class Atlas:
     """Where the KV-cache blocks of a fleet live, kept from its servers' events.
 
-    Any thread may call any method. Writers (`ingest`, `remove_pod`) take turns; readers (`score`,
-    `explain`, `lookup`) never wait for them.
+    Any thread may call any method. Writers (`ingest`, feeds, `remove_pod`) take turns; readers
+    (`score`, `explain`, `lookup`) never wait for them. `clock_s` is for tests.
     """
 
-    def __init__(self, config: AtlasConfig | None = None) -> None:
+    def __init__(
+        self, config: AtlasConfig | None = None, *, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self.config = config or AtlasConfig()
         seed = self.config.hash_seed
         self._index = ShardedIndex(self.config.shards, table_bytes_max=self.config.table_bytes_max)
         self._fleet = FleetState(self.config, secrets.token_hex(16) if seed is None else seed, self._index)
+        self._intake = Intake(self.config, self._fleet, clock_s)
+        self._transitions: Counter[str] = Counter()
+        self._fleet.begin(
+            WorkerSetup(
+                index=self._index,
+                apply=self._intake.apply,
+                clock_s=clock_s,
+                limits=self.config.stream,
+                agreement=self.config.agreement,
+                changed=self._changed,
+            )
+        )
         weights = {**DEFAULT_TIER_WEIGHTS, **self.config.tier_weights}
         self._weights = np.array([weights[tier] for tier in TIERS], np.float64)
-        self._writing = threading.RLock()
-        self._decoder = Decoder()
-        self._names: dict[bytes, tuple[str, str]] = {}
-        self._counts: Counter[str] = Counter()
+        self._callers = self.feed()
+        restored = self.feed()
+        restored.close()
+        self._checkpoints = Checkpoints(self._intake, self._index, restored)
 
     # Write path.
 
     def ingest(self, topic: bytes, seq: int, payload: bytes) -> None:
         """Apply one message of a model server: its three frames, `seq` already an integer.
 
-        Bad events inside are counted and skipped. Raises DecodeError when the payload is no batch
-        at all, InputError when nobody says which pod and model it is from; both are counted as
-        `refused_payloads` and change nothing else.
+        For whoever has the messages in hand; sockets want a `Subscriber`. Batches that are missing
+        between two cannot be asked for, and put the worker in doubt. Bad events inside are counted
+        and skipped. Raises DecodeError when the payload is no batch at all, InputError when nobody
+        says which pod and model it is from; both are counted as `refused_payloads` and change
+        nothing else.
         """
-        with self._writing:
-            try:
-                if not isinstance(seq, int):
-                    raise InputError(f"seq: expected an int, got {type(seq).__name__}")
-                pod, model = self._names.get(topic) or self._name(topic)
-                self._decoder.decode(payload)
-                worker = self._admit(model, pod)
-                self._count_batch()
-                if worker is None:
-                    self._counts["no_block_size"] += self._decoder.n_events
-                elif worker.admits(seq, payload):
-                    self._apply(worker)
-            except (InputError, TypeError):
-                self._counts["refused_payloads"] += 1
-                raise
+        self._callers.receive(topic, seq, payload)
 
-    def _apply(self, worker: WorkerState) -> None:
-        worker.last_event_ts = self._decoder.ts
-        if not worker.mirror.apply(self._decoder):
-            try:
-                self._fleet.prepare(worker, self._decoder)
-            except InputError:  # no lane left: what the batch says is missing from now on
-                worker.gaps += 1
-                worker.missed_batches += 1
-                raise
-            worker.mirror.apply(self._decoder, told=True)
+    def feed(
+        self,
+        names: FeedNames | None = None,
+        has_replay: bool | Callable[[str, int], bool] = False,
+        *,
+        introduces: bool = False,
+    ) -> Feed:
+        """A door for one source of batches, with a connection that may break and be asked again.
 
-    def _name(self, topic: bytes) -> tuple[str, str]:
-        """Pod and model of a topic: its own words, else the pod's configuration, else the defaults."""
-        named = parse_topic(topic)
-        pod = named.pod or self.config.default_pod
-        configured = self.config.pods.get(pod) if pod is not None else None
-        model = named.model or (configured and configured.model) or self.config.default_model
-        if pod is None or model is None:
-            missing = "pod" if pod is None else "model"
-            raise InputError(
-                f"topic {topic!r}: expected kv@<pod>@<model>, or default_{missing} in the configuration"
-            )
-        if len(self._names) >= _TOPICS_MAX:
-            self._names.clear()
-        self._names[topic] = pod, model
-        return pod, model
+        `names` stand in where topics and events have none. `has_replay`: whether past batches can be
+        asked for, of all its workers or by (pod, rank). `introduces`: one replay socket answers for
+        the source, also before anybody has spoken.
+        """
+        answers = has_replay if callable(has_replay) else lambda pod, rank: bool(has_replay)
+        return Feed(self._intake, names or FeedNames(), answers, introduces=introduces)
 
-    def _admit(self, model: str, pod: str) -> WorkerState | None:
-        """The worker that the decoded batch is from; None while the block size is unknown."""
-        state = self._fleet.models.get(model)
-        rank = max(self._decoder.rank, 0)
-        if state is not None and state.block_size_configured is not None:
-            known = state.workers.get((pod, rank))
-            if known is not None:
-                return known
-        return self._admit_beyond(model, pod, rank)
+    def save(self, folder: str | Path) -> CheckpointReport:
+        """Write all that is held to a folder, while batches go on coming (docs/checkpoint_format.md).
 
-    def _admit_beyond(self, model: str, pod: str, rank: int) -> WorkerState | None:
-        """The same where the worker, the model or its block size may be new."""
-        fleet, size = self._fleet, self._decoder.dense_block_size
-        state = fleet.models.get(model)
-        if state is None:
-            if size == 0 and model not in self.config.models:
-                return None  # nothing is kept of a model before it has a block
-            state = fleet.model(model)
-        fleet.require_room(state, pod, rank)
-        if state.block_size_configured is None:
-            fleet.learn_block_size(state, size)
-        if state.keyspace is None:
-            return None
-        return fleet.worker(state, pod, rank)
+        One file a worker and store, each whole or not there. It takes about half a second for a
+        million blocks, during which the write path waits at most some milliseconds at a time. Raises
+        CheckpointError when the folder cannot be made; other errors are in the report. One call at a
+        time.
+        """
+        return self._checkpoints.save(Path(folder))
 
-    def _count_batch(self) -> None:
-        decoder, counts = self._decoder, self._counts
-        counts["batches"] += 1
-        if not decoder.clean:
-            counts["bad_event"] += decoder.bad_events
-            counts["unknown_events"] += decoder.unknown_events
-            counts["broken_payload"] += decoder.broken
+    def load(self, folder: str | Path) -> CheckpointReport:
+        """Read what `save` has written, before any worker is heard. Wants the same `hash_seed`.
+
+        What is torn, foreign or of another version, seed or worker is left out and said in the
+        report. Workers loaded are in doubt until their replay socket has told what came since.
+        """
+        return self._checkpoints.load(Path(folder))
 
     def remove_pod(self, pod: str) -> None:
         """Forget a pod: its lanes are emptied; stores keep what it wrote. Unknown pods are ignored."""
-        with self._writing:
+        with self._intake.lock:
             self._fleet.remove_pod(pod)
+
+    def reused(
+        self, pod: str, predicted_tokens: int, actual_tokens: int, *, model: str, rank: int = 0
+    ) -> None:
+        """Tell how many tokens of a prompt a worker has reused, and how many were predicted.
+
+        Predictions that fail again and again put the worker in doubt, and its history is asked for
+        again. Compare requests whose predecessors' events had come. Unknown workers are ignored.
+        """
+        with self._intake.lock:
+            worker = self._fleet.find(model, pod, rank)
+            if worker is not None:
+                worker.compare_reuse(predicted_tokens, actual_tokens)
+
+    def _changed(self, old: State, new: State) -> None:
+        self._transitions[f"{old}->{new}"] += 1
 
     # Read path.
 
@@ -148,10 +142,13 @@ class Atlas:
         cache_salt: str | None = None,
         features: Iterable[Feature] | None = None,
         pods: Iterable[str] | None = None,
+        strategy: Strategy = "reusable",
     ) -> Scores:
-        """How much of a prompt each pod holds already. Arguments as `kvatlas.block_keys`.
+        """How much of a prompt each pod can reuse. Arguments as `kvatlas.block_keys`.
 
-        `pods`: only these. A model that no server has announced scores nothing.
+        `pods`: only these. `strategy`: "reusable" counts as the engine reuses (docs/indexer.md),
+        "longest_prefix" the leading blocks held in any tier. A model that no server has announced
+        scores nothing.
         """
         fleet = self._fleet
         state = fleet.models.get(model)
@@ -159,10 +156,24 @@ class Atlas:
         # Keys of two models never meet, but fnv64a_cbor puts a LoRA's name in the model's place.
         chosen = pods is not None or self.config.algorithm != "fold64"
         allowed = fleet.allowed(state, pods) if chosen and state is not None else None
-        matches = self._index.match(keys, allowed)
         block_size = state.block_size if state is not None else 0
+        matches = self._index.match(
+            keys,
+            allowed,
+            prompt_tokens=count_tokens(token_ids),
+            block_size_tokens=block_size,
+            strategy=strategy,
+        )
+        truths: Mapping[int, Truth | Claim] = fleet.truths
+        if cache_salt is not None or features:
+            truths = fleet.truths_of_extras(model)
         return Scores(
-            matches, fleet.names, self._weights, prompt_blocks=len(keys), block_size_tokens=block_size
+            matches,
+            fleet.names,
+            self._weights,
+            prompt_blocks=len(keys),
+            block_size_tokens=block_size,
+            truths=truths,
         )
 
     def explain(
@@ -183,7 +194,10 @@ class Atlas:
         keys = _keys(state, token_ids, lora, cache_salt, features)
         found = self.lookup(keys)
         wanted = None if pods is None else set(pods)
-        return explain(model, state, token_ids, found, self._weights, wanted)
+        matches = self.score(
+            token_ids, model=model, lora=lora, cache_salt=cache_salt, features=features, pods=pods
+        ).matches
+        return explain(model, state, token_ids, found, self._weights, wanted, matches)
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> list[dict[tuple[str, int, int] | str, int]]:
         """For each block key: tier bits by (pod, rank, group), or by name for a store."""
@@ -201,13 +215,14 @@ class Atlas:
 
         The mirrors are the source of truth; the tables are made from them.
         """
-        with self._writing:
+        with self._intake.lock:
             return self._fleet.residency(model)
 
     def statistics(self) -> AtlasStatistics:
         """Counts, sizes and bounds of everything, at one moment."""
-        with self._writing:
-            return self._fleet.statistics(self._counts)
+        intake = self._intake
+        with intake.lock:
+            return report(self._fleet, self._index, intake.counts, self._transitions, intake.clock_s())
 
     def close(self) -> None:
         """Release the tables; later calls raise TableFileError."""

@@ -6,13 +6,18 @@ from typing import Any
 
 import msgspec
 
+from kvatlas.ingest.lag import LagReport
+from kvatlas.ingest.truth import TruthReport
+
 
 class WorkerStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker's mirror and the stream that feeds it."""
+    """One worker: what can be claimed of it, its mirror, and the stream that feeds it."""
 
     pod: str
     rank: int
     model: str
+    truth: TruthReport
+    """EXACT, PARTIAL, DEGRADED or BLIND, and why."""
     blocks: dict[str, int]
     """Engine blocks held, by tier (gpu, cpu), over all groups."""
     groups: tuple[int, ...]
@@ -25,23 +30,42 @@ class WorkerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Stores that wait for an unknown parent."""
     mirror_bytes: int
     batches: int
+    """Applied."""
     sequence: int | None
-    """Of the last batch."""
+    """Of the last batch applied."""
     gaps: int
     """Times that the sequence jumped ahead."""
     missed_batches: int
+    """Of those, batches that nobody could be asked for."""
     restarts: int
-    """Times that the sequence ran backwards: the worker was emptied."""
+    """Times that another incarnation of the engine was found: the worker was emptied."""
     repeated_batches: int
-    """Dropped: the last batch once more."""
+    """Dropped: batches once more."""
+    replays: int
+    """Complete answers of its replay socket."""
+    replays_failed: int
+    """Answers that broke off, or did not come."""
+    stream: dict[str, int]
+    """All that its stream has counted, by name (docs/ingest.md)."""
+    buffered_batches: int
+    """Live batches that wait for the end of a replay."""
+    buffered_bytes: int
     last_event_ts: float | None
     """The server's time of its last batch, seconds since the epoch."""
+    age_s: float | None
+    """Since a live batch came; None: never."""
+    lag: LagReport
+    predictions: int
+    """Comparisons of predicted with actual reuse that were fed in."""
+    predictions_wrong: int
 
 
 class AtlasStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """All of an atlas at one moment."""
 
     workers: tuple[WorkerStatistics, ...]
+    transitions: dict[str, int]
+    """Changes of workers' states ever, by "OLD->NEW"."""
     models: dict[str, int | None]
     """Models and their block size in tokens, None while unknown."""
     stores: dict[str, int]

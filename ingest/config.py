@@ -10,6 +10,8 @@ import msgspec
 from kvatlas.index.errors import ConfigError
 from kvatlas.index.keys import Algorithm
 from kvatlas.index.scores import DEFAULT_TIER_WEIGHTS
+from kvatlas.ingest.agreement import AgreementLimits
+from kvatlas.ingest.stream_limits import StreamLimits
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,6 +23,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     (mirrors keep keys, not tokens) until their blocks are announced again."""
     lora_names: dict[int, str] = {}
     """Names of LoRA adapters by the number that old servers send instead of a name."""
+    attention_chunk_tokens: int = 0
+    """Chunk of chunked local attention, which events do not tell, in tokens. 0: not known, then such
+    groups count as full attention."""
 
 
 class PodConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,6 +36,21 @@ class PodConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     stores: tuple[str, ...] = ()
     """Stores of KV files that it reads; the first receives its storage events. Empty: one store per
     model, shared by the pods that announce on it."""
+    gpu_blocks: int | None = None
+    """Engine blocks that its gpu cache has, less the null block. Set, a worker that has missed the
+    past is complete again as soon as so many copies are known."""
+    trust_absent_extras: bool = True
+    """Whether events that do not say what is salted or multimodal (vLLM before 0.17) are taken for
+    plain blocks. False: such a worker is DEGRADED. True: it is at best PARTIAL for prompts with a
+    salt or multimodal items."""
+    recomputes_last_block: bool = True
+    """Of a prompt that is cached whole the engine computes the last block again."""
+    drops_matched_block: bool = False
+    """With EAGLE or MTP: the engine drops one more block of every match."""
+    draft_groups: tuple[int, ...] = ()
+    """KV-cache groups of the speculative decoder's own layers, where the engine keeps them apart."""
+    offload_chunk_blocks: int = 1
+    """Engine blocks that its offloading connector moves together."""
 
 
 class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,7 +72,12 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What a block is worth by its best tier; tiers that are not here keep gpu 1.0, cpu 0.8,
     disk 0.5, storage 0.4, unknown 0. A faster tier never weighs less than a slower one."""
 
+    agreement: AgreementLimits = AgreementLimits()
+    """When predictions of reuse that fail put a worker in doubt."""
+
     # Performance and bounds.
+    stream: StreamLimits = StreamLimits()
+    """Replay, silence and buffers of each worker's stream."""
     shards: int = 1
     """Tables in this process, 1 to 1024."""
     table_bytes_max: int = 1 << 30
@@ -79,6 +104,15 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             path = f"models[{model!r}].block_size_tokens"
             good = size is None or (_is_int(size) and 1 <= size <= 4096)
             _check(path, size, good, "an int from 1 to 4096 or None")
+            chunk = config.attention_chunk_tokens
+            _check(
+                f"models[{model!r}].attention_chunk_tokens", chunk, _is_int(chunk) and chunk >= 0, "an int"
+            )
+        for pod, at in self.pods.items():
+            blocks, path = at.gpu_blocks, f"pods[{pod!r}].gpu_blocks"
+            _check(path, blocks, blocks is None or (_is_int(blocks) and blocks > 0), "an int above 0 or None")
+            blocks, path = at.offload_chunk_blocks, f"pods[{pod!r}].offload_chunk_blocks"
+            _check(path, blocks, _is_int(blocks) and 1 <= blocks <= 4096, "an int from 1 to 4096")
         for tier, weight in self.tier_weights.items():
             path = f"tier_weights[{tier!r}]"
             _check(path, tier, tier in DEFAULT_TIER_WEIGHTS, f"a tier of {tuple(DEFAULT_TIER_WEIGHTS)}")
@@ -91,6 +125,11 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             falling,
             f"weights that do not rise along {tuple(DEFAULT_TIER_WEIGHTS)}",
         )
+
+    def attention_chunk_tokens(self, model: str) -> int:
+        """Of a model's chunked local attention; 0: not known."""
+        config = self.models.get(model)
+        return config.attention_chunk_tokens if config is not None else 0
 
 
 _RANGES = (

@@ -7,9 +7,11 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from kvatlas.index.groups import GroupKind
 from kvatlas.index.keys import TokenIds
-from kvatlas.index.scores import TIERS, Explanation, WorkerExplanation
-from kvatlas.ingest.fleet_state import ModelState, WorkerState
+from kvatlas.index.scores import TIERS, Explanation, Match, WorkerExplanation
+from kvatlas.ingest.fleet_state import ModelState
+from kvatlas.ingest.worker_state import WorkerState
 
 Held = dict[tuple[str, int, int] | str, int]
 """Tier bits of one block, by lane or store."""
@@ -22,15 +24,19 @@ def explain(
     found: Sequence[Held],
     weights: npt.NDArray[np.float64],
     pods: Collection[str] | None,
+    matches: Sequence[Match],
 ) -> Explanation:
-    """`found` is what the index holds of each block of the prompt."""
+    """`found` is what the index holds of each block of the prompt, `matches` what its engine reuses."""
+    matched = {(match.pod, match.rank): match for match in matches}
     workers = (
         [] if state is None else [w for w in list(state.workers.values()) if pods is None or w.pod in pods]
     )
-    explained = [_explain_worker(worker, found, weights) for worker in workers]
+    explained = [
+        _explain_worker(worker, found, weights, matched.get((worker.pod, worker.rank))) for worker in workers
+    ]
     return Explanation(
         model=model,
-        prompt_tokens=_count_tokens(token_ids),
+        prompt_tokens=count_tokens(token_ids),
         prompt_blocks=len(found),
         block_size_tokens=state.block_size if state is not None else 0,
         workers=tuple(sorted(explained, key=lambda worker: (-worker.score, worker.pod, worker.rank))),
@@ -38,7 +44,8 @@ def explain(
     )
 
 
-def _count_tokens(token_ids: TokenIds) -> int:
+def count_tokens(token_ids: TokenIds) -> int:
+    """Tokens of a prompt; bytes and views of bytes hold four bytes a token."""
     if isinstance(token_ids, (bytes, bytearray, memoryview)):
         view = memoryview(token_ids)
         return view.nbytes // 4 if view.itemsize == 1 else len(view)
@@ -56,7 +63,7 @@ def _note(model: str, state: ModelState | None, n_blocks: int) -> str:
 
 
 def _explain_worker(
-    worker: WorkerState, found: Sequence[Held], weights: npt.NDArray[np.float64]
+    worker: WorkerState, found: Sequence[Held], weights: npt.NDArray[np.float64], match: Match | None
 ) -> WorkerExplanation:
     tiers: dict[str, int] = {}
     score = 0.0
@@ -76,15 +83,16 @@ def _explain_worker(
         score=score,
         ends_at_block=n_blocks,
         reason=_reason(worker, found, n_blocks),
+        cached_tokens=match.cached_tokens if match is not None else 0,
+        truth=worker.truth.state,
+        doubts=tuple(f"{doubt.says} (until {doubt.heals})" for doubt in worker.truth.reasons),
         stores=tuple(sorted(worker.stores)),
     )
 
 
 def _best_tier(worker: WorkerState, held: Held) -> int | None:
     """The tier that counts for a block: the slowest of the groups' best, or a store's."""
-    masks = [
-        held.get((worker.pod, worker.rank, group), 0) for group in worker.full_groups if group in worker.lanes
-    ]
+    masks = [held.get((worker.pod, worker.rank, group), 0) for group in _full_groups(worker)]
     if not masks:
         return None
     stored = 0
@@ -95,6 +103,11 @@ def _best_tier(worker: WorkerState, held: Held) -> int | None:
     return best if best < len(TIERS) else None
 
 
+def _full_groups(worker: WorkerState) -> list[int]:
+    groups = worker.groups.items()
+    return [number for number, group in groups if GroupKind.of(group.kind) is GroupKind.FULL]
+
+
 def _lowest_bit(mask: int) -> int:
     return (mask & -mask).bit_length() - 1
 
@@ -102,10 +115,10 @@ def _lowest_bit(mask: int) -> int:
 def _reason(worker: WorkerState, found: Sequence[Held], at: int) -> str:
     if at == len(found):
         return "the prompt's full blocks end here" if found else "the prompt has no full block"
-    if not worker.full_groups:
+    if not _full_groups(worker):
         return "the worker has no full-attention group"
     held = found[at]
-    if any(held.get((worker.pod, worker.rank, group)) for group in worker.full_groups):
+    if any(held.get((worker.pod, worker.rank, group)) for group in _full_groups(worker)):
         return f"block {at} is held in some of the worker's attention groups only"
     others = {lane if isinstance(lane, str) else lane[0] for lane in held}
     if not others:

@@ -3,83 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from kvatlas.index._native import Keyspace
-from kvatlas.index.errors import InputError
-from kvatlas.index.keys import keyspace
+from kvatlas.index.errors import CheckpointError, InputError
+from kvatlas.index.groups import Group, GroupKind
+from kvatlas.index.keys import Algorithm, keyspace
 from kvatlas.index.scores import Worker
 from kvatlas.index.shards import ShardedIndex
-from kvatlas.ingest._native import Decoder, Mirror, Store
-from kvatlas.ingest.atlas_statistics import AtlasStatistics, WorkerStatistics
-from kvatlas.ingest.config import AtlasConfig
+from kvatlas.ingest._native import Decoder, Mirror
+from kvatlas.ingest.config import AtlasConfig, PodConfig
+from kvatlas.ingest.feed import Feed
+from kvatlas.ingest.truth import State, Truth
+from kvatlas.ingest.worker_state import GroupState, StoreState, WorkerSetup, WorkerState
 
 DISK, STORAGE = 4, 8
 _LANES_MAX = 65535
 _BLOCK_SIZE_MAX = 4096
-_APPLIED = (
-    "events_stored",
-    "events_removed",
-    "events_cleared",
-    "blocks_stored",
-    "blocks_removed",
-    "orphaned",
-    "orphans_stitched",
-)
-"""Counts of a mirror that are no skips."""
-_STREAM = ("batches", "refused_payloads")
 
 
-class StoreState:
-    """A store of KV files with its lane."""
+class Claim(NamedTuple):
+    """What is claimed of a worker for some prompts only."""
 
-    def __init__(self, name: str, lane: int, blocks_max: int) -> None:
-        self.name = name
-        self.lane = lane
-        self.native = Store(lane, blocks_max)
-
-
-class WorkerState:
-    """One worker: its mirror, its lanes by group, and how far its stream has come."""
-
-    def __init__(self, pod: str, rank: int, model: str, number: int, mirror: Mirror, space: Keyspace) -> None:
-        self.pod = pod
-        self.rank = rank
-        self.model = model
-        self.number = number
-        self.mirror = mirror
-        self.keyspace = space
-        self.lanes: dict[int, int] = {}
-        self.full_groups: set[int] = set()
-        self.stores: dict[str, StoreState] = {}
-        self.last_event_ts: float | None = None
-        self.sequence: int | None = None
-        self.batches = self.gaps = self.missed_batches = self.restarts = self.repeated_batches = 0
-        self._last_payload = (0, b"")
-
-    def admits(self, seq: int, payload: bytes) -> bool:
-        """Judge a batch by its sequence number; False: it is the last one once more.
-
-        A number that jumps ahead is counted as a gap. One that runs backwards, or the last one
-        with another payload, is another incarnation of the server: the worker is emptied first.
-        """
-        last = self.sequence
-        # Length and head: a batch begins with the time at which it was made.
-        told = (len(payload), payload[:64])
-        if last is not None and seq != last + 1:
-            if seq > last:
-                self.gaps += 1
-                self.missed_batches += seq - last - 1
-            elif seq == last and told == self._last_payload:
-                self.repeated_batches += 1
-                return False
-            else:
-                self.restarts += 1
-                self.mirror.restart(self.keyspace)
-        self.sequence = seq
-        self._last_payload = told
-        self.batches += 1
-        return True
+    state: State
 
 
 class ModelState:
@@ -96,23 +43,59 @@ class ModelState:
 
 
 class FleetState:
-    """Models, workers and lanes. Changed by one writer at a time; `names` may be read any time."""
+    """Models, workers and lanes. Changed by one writer at a time; `names` and `truths` are read any time."""
 
     def __init__(self, config: AtlasConfig, hash_seed: str, index: ShardedIndex) -> None:
         self._config = config
         self._hash_seed = hash_seed
         self._index = index
+        self._setup: WorkerSetup | None = None
         self.models: dict[str, ModelState] = {}
         self.names: dict[int, Worker] = {}
         """Workers by number; numbers are never used again."""
+        self.truths: dict[int, Truth] = {}
+        """The same workers' truths."""
         self.lane_names: dict[int, tuple[str, int, int] | str] = {}
+        self.retired: Counter[str] = Counter()
+        """Counts of the mirrors that are gone."""
+        self.block_size_changes = 0
         self._next_worker = 0
         self._next_lane = 0
         self._free_lanes: list[int] = []
-        self._retired: Counter[str] = Counter()
-        self._block_size_changes = 0
 
-    def model(self, name: str) -> ModelState:
+    def begin(self, setup: WorkerSetup) -> None:
+        """What workers will be made with."""
+        self._setup = setup
+
+    def workers(self) -> Iterator[WorkerState]:
+        for state in self.models.values():
+            yield from state.workers.values()
+
+    def find(self, model: str, pod: str, rank: int) -> WorkerState | None:
+        state = self.models.get(model)
+        return state.workers.get((pod, rank)) if state is not None else None
+
+    def add(self, model: str, pod: str, rank: int, feed: Feed) -> WorkerState:
+        """A new worker. Raises InputError where there is no room for it."""
+        assert self._setup is not None
+        most = self._config.workers_max
+        if len(self.names) >= most:
+            raise InputError(f"workers: expected at most {most}, got {pod!r} rank {rank} beyond")
+        state = self._model(model)
+        config = self._config.pods.get(pod) or PodConfig()
+        worker = WorkerState(pod, rank, model, self._next_worker, config, feed, self._setup)
+        worker.learns_block_size = state.block_size_configured is None
+        for name in config.stores:
+            worker.stores[name] = self._store(state, name)
+        self._next_worker += 1
+        state.workers[pod, rank] = worker
+        self.names[worker.number] = (pod, rank)
+        self.truths[worker.number] = worker.truth
+        if state.keyspace is not None:
+            self._give_mirror(worker, state, state.keyspace)
+        return worker
+
+    def _model(self, name: str) -> ModelState:
         state = self.models.get(name)
         if state is None:
             if len(self.models) >= self._config.workers_max:
@@ -125,67 +108,63 @@ class FleetState:
             self.models[name] = state
         return state
 
-    def learn_block_size(self, state: ModelState, dense_block_size: int) -> None:
-        """The index's block is the smallest dense one announced; a smaller one empties the workers."""
-        size = dense_block_size
+    def learn_block_size(self, speaker: WorkerState, dense_block_size: int) -> None:
+        """The index's block is the smallest dense one announced; a smaller one empties the workers.
+
+        The batch that the speaker announces it in is applied afterwards.
+        """
+        size, state = dense_block_size, self.models[speaker.model]
         if size == 0 or size > _BLOCK_SIZE_MAX or (state.block_size and size >= state.block_size):
             return
-        self._set_block_size(state, size)
-        assert state.keyspace is not None
-        self._block_size_changes += len(state.workers)
+        space = self._set_block_size(state, size)
         for worker in state.workers.values():
-            self._restart(worker, state.keyspace)
+            if worker.mirror is None:
+                self._give_mirror(worker, state, space)
+                continue
+            is_first = worker is speaker and worker.batches == 1
+            self.block_size_changes += not is_first
+            worker.empty(space, is_first=is_first)
         for store in state.stores.values():
             store.native.clear()
             self._index.clear_lane(store.lane)
 
-    def _set_block_size(self, state: ModelState, size: int) -> None:
-        state.keyspace = keyspace(state.name, size, self._config.algorithm, self._hash_seed)
+    def _set_block_size(self, state: ModelState, size: int) -> Keyspace:
+        space = state.keyspace = keyspace(state.name, size, self._config.algorithm, self._hash_seed)
         state.block_size = size
+        return space
 
-    def _restart(self, worker: WorkerState, space: Keyspace) -> None:
+    def _give_mirror(self, worker: WorkerState, state: ModelState, space: Keyspace) -> None:
+        config = self._config
+        mirror = Mirror(space, config.shards, config.ghosts_max, config.orphans_max, config.orphan_bytes_max)
+        mirror.set_tables(self._index.tables)
+        mirror.set_lora_names({number: name for number, name in state.lora_names.items() if number >= 0})
         worker.keyspace = space
-        worker.mirror.restart(space)
-        self._index.apply(worker.mirror.take())
-
-    def require_room(self, state: ModelState, pod: str, rank: int) -> None:
-        """Raises InputError where the worker is a new one beyond the bound."""
-        most = self._config.workers_max
-        if len(self.names) >= most and (pod, rank) not in state.workers:
-            raise InputError(f"workers: expected at most {most}, got {pod!r} rank {rank} beyond")
-
-    def worker(self, state: ModelState, pod: str, rank: int) -> WorkerState:
-        worker = state.workers.get((pod, rank))
-        if worker is None:
-            assert state.keyspace is not None
-            config = self._config
-            mirror = Mirror(
-                state.keyspace, config.shards, config.ghosts_max, config.orphans_max, config.orphan_bytes_max
-            )
-            mirror.set_tables(self._index.tables)
-            mirror.set_lora_names({number: name for number, name in state.lora_names.items() if number >= 0})
-            worker = WorkerState(pod, rank, state.name, self._next_worker, mirror, state.keyspace)
-            configured = config.pods.get(pod)
-            for name in configured.stores if configured is not None else ():
-                worker.stores[name] = self._store(state, name)
-            self._next_worker += 1
-            state.workers[pod, rank] = worker
-            self.names[worker.number] = (pod, rank)
-            self._tell(worker)
-        return worker
+        worker.mirror = mirror
+        if worker.truth.stands("missed"):
+            mirror.doubt()
+        self._tell(worker)
 
     def prepare(self, worker: WorkerState, batch: Decoder) -> None:
-        """Give the worker the lanes and stores that a batch of it names for the first time."""
+        """Give the worker the lanes and stores that a batch of it names for the first time.
+
+        Raises InputError when no lane is left.
+        """
         state = self.models[worker.model]
-        for group in range(64):
-            bit = 1 << group
-            if batch.group_mask & bit and group not in worker.lanes:
-                worker.lanes[group] = self._lane((worker.pod, worker.rank, group))
-                worker.full_groups.add(group)
-            if batch.full_groups & bit:
-                worker.full_groups.add(group)
-            if batch.other_groups & bit:
-                worker.full_groups.discard(group)
+        if worker.groups_are_old:
+            worker.groups = {number: GroupState(group.lane) for number, group in worker.groups.items()}
+            worker.groups_are_old = False
+        for number in range(64):
+            if batch.group_mask >> number & 1 and number not in worker.groups:
+                worker.groups[number] = GroupState(self._lane((worker.pod, worker.rank, number)))
+        for number, kind, window, size in batch.groups():
+            group = worker.groups.get(number)
+            if group is None:  # it has stored nothing yet
+                continue
+            worker.groups[number] = group._replace(
+                kind=kind if kind is not None else group.kind,
+                window_tokens=window or group.window_tokens,
+                block_size_tokens=size or group.block_size_tokens,
+            )
         for tier in (DISK, STORAGE):
             if batch.store_tiers & tier:
                 name = self._store_name(worker, tier)
@@ -194,8 +173,13 @@ class FleetState:
 
     def _tell(self, worker: WorkerState) -> None:
         """Tell mirror and roster what the worker consists of now."""
-        for group, lane in worker.lanes.items():
-            worker.mirror.set_lane(group, lane, group in worker.full_groups)
+        assert worker.mirror is not None
+        chunk_tokens = self._config.attention_chunk_tokens(worker.model)
+        groups = []
+        for number, group in sorted(worker.groups.items()):
+            is_draft = number in worker.config.draft_groups
+            groups.append(group_of(group, chunk_tokens, is_draft=is_draft))
+            worker.mirror.set_lane(number, group.lane, groups[-1].kind is GroupKind.FULL)
         stores = self.models[worker.model].stores
         disk = stores.get(self._store_name(worker, DISK))
         storage = stores.get(self._store_name(worker, STORAGE))
@@ -204,9 +188,15 @@ class FleetState:
             storage.native if storage is not None else None,
             [worker.stores[name].native for name in sorted(worker.stores)],
         )
-        lanes = [lane for group, lane in worker.lanes.items() if group in worker.full_groups]
         store_lanes = [store.lane for store in worker.stores.values()]
-        self._index.roster.set(worker.number, lanes, store_lanes if lanes else [])
+        self._index.roster.set(
+            worker.number,
+            groups,
+            store_lanes if groups else [],
+            chunk_blocks=worker.config.offload_chunk_blocks,
+            recomputes_last_block=worker.config.recomputes_last_block,
+            drops_matched_block=worker.config.drops_matched_block,
+        )
 
     def _store_name(self, worker: WorkerState, tier: int) -> str:
         if tier == DISK:
@@ -249,14 +239,60 @@ class FleetState:
         self._free_lanes.append(lane)
 
     def remove_pod(self, pod: str) -> None:
-        for state in self.models.values():
-            for name in [name for name in state.workers if name[0] == pod]:
-                worker = state.workers.pop(name)
-                self._retired.update(worker.mirror.counts())
-                self._index.roster.set(worker.number, [], [])
-                self.names.pop(worker.number, None)
-                for lane in worker.lanes.values():
-                    self._give_back(lane)
+        for worker in [worker for worker in self.workers() if worker.pod == pod]:
+            self.remove(worker)
+
+    def remove(self, worker: WorkerState) -> None:
+        """Forget a worker: its lanes are emptied; stores keep what it wrote."""
+        del self.models[worker.model].workers[worker.pod, worker.rank]
+        worker.removed = True
+        worker.feed.workers.pop(worker.number, None)
+        if worker.mirror is not None:
+            self.retired.update(worker.mirror.counts())
+        self._index.roster.set(worker.number, [], [])
+        self.names.pop(worker.number, None)
+        self.truths.pop(worker.number, None)
+        for group in worker.groups.values():
+            self._give_back(group.lane)
+
+    # From checkpoints.
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return self._config.algorithm
+
+    def keyspace_for(self, model: str, block_size: int) -> Keyspace:
+        """The model's keyspace. Raises CheckpointError when its blocks are of another size."""
+        state = self._model(model)
+        if state.keyspace is None and 1 <= block_size <= _BLOCK_SIZE_MAX:
+            return self._set_block_size(state, block_size)
+        if state.keyspace is None or state.block_size != block_size:
+            raise CheckpointError(
+                f"block size of {model!r}: expected {state.block_size or '1 to 4096'}, got {block_size}"
+            )
+        return state.keyspace
+
+    def restore(
+        self, worker: WorkerState, groups: Mapping[int, GroupState], stores: Iterable[str], parts: list[bytes]
+    ) -> None:
+        """Fill a new worker as it was. Raises CheckpointError when `parts` are not of a mirror."""
+        state = self.models[worker.model]
+        assert worker.mirror is not None
+        for number, group in groups.items():
+            worker.groups[number] = group._replace(lane=self._lane((worker.pod, worker.rank, number)))
+        for name in stores:
+            worker.stores[name] = self._store(state, name)
+        self._tell(worker)
+        worker.mirror.restore(parts)
+        self._index.apply(worker.mirror.content(self._config.shards))
+
+    def load_store(self, model: str, name: str, parts: list[bytes]) -> None:
+        """Fill an empty store as it was. Raises CheckpointError when `parts` are not of a store."""
+        state = self._model(model)
+        store = self._store(state, name)
+        store.native.load(b"".join(parts), state.block_size)
+        tier = DISK if name.startswith(f"{model}/disk@") else STORAGE
+        self._index.apply(store.native.content(self._config.shards, tier))
 
     def allowed(self, model: ModelState, pods: Iterable[str] | None) -> bytearray:
         """One byte a worker number: 1 for the model's workers, of these pods where given."""
@@ -267,63 +303,38 @@ class FleetState:
                 mask[worker.number] = 1
         return mask
 
+    def truths_of_extras(self, model: str) -> dict[int, Claim]:
+        """Truths for a prompt with a salt or multimodal items, by worker number.
+
+        A worker whose events do not say which blocks have these holds them as plain ones: sound for
+        such a prompt, but not complete.
+        """
+        state = self.models.get(model)
+        workers = list(state.workers.values()) if state is not None else []
+        return {
+            worker.number: Claim("PARTIAL")
+            if worker.truth.state == "EXACT" and worker.claims.has_absent_extras
+            else Claim(worker.truth.state)
+            for worker in workers
+        }
+
     def residency(self, model: str) -> dict[tuple[str, int, int] | str, dict[int, int]]:
         state = self.models.get(model)
         lanes: dict[tuple[str, int, int] | str, dict[int, int]] = {}
         if state is None:
             return lanes
         for worker in state.workers.values():
-            for group, blocks in worker.mirror.residency().items():
-                lanes[worker.pod, worker.rank, group] = blocks
+            if worker.mirror is not None:
+                for group, blocks in worker.mirror.residency().items():
+                    lanes[worker.pod, worker.rank, group] = blocks
         for name, store in state.stores.items():
             tier = DISK if name.startswith(f"{model}/disk@") else STORAGE
             lanes[name] = dict.fromkeys(store.native.keys(), tier)
         return lanes
 
-    def statistics(self, stream: Counter[str]) -> AtlasStatistics:
-        totals = Counter(self._retired)
-        workers = []
-        for state in self.models.values():
-            for worker in state.workers.values():
-                totals.update(worker.mirror.counts())
-                workers.append(_worker_statistics(worker))
-        totals.update(stream)
-        totals["block_size_changed"] += self._block_size_changes
-        tables = tuple(self._index.statistics())
-        applied = {name: totals.pop(name, 0) for name in (*_APPLIED, *_STREAM)}
-        return AtlasStatistics(
-            workers=tuple(workers),
-            models={name: state.block_size or None for name, state in self.models.items()},
-            stores={
-                name: len(store.native)
-                for state in self.models.values()
-                for name, store in state.stores.items()
-            },
-            blocks=sum(table["entries"] for table in tables),
-            events=applied,
-            skips=dict(sorted(totals.items())),
-            tables=tables,
-        )
 
-
-def _worker_statistics(worker: WorkerState) -> WorkerStatistics:
-    sizes = worker.mirror.sizes()
-    return WorkerStatistics(
-        pod=worker.pod,
-        rank=worker.rank,
-        model=worker.model,
-        blocks={"gpu": sizes["held_gpu"], "cpu": sizes["held_cpu"]},
-        groups=tuple(sorted(worker.lanes)),
-        stores=tuple(sorted(worker.stores)),
-        closed=sizes["closed"],
-        ghosts=sizes["ghosts"],
-        orphans=sizes["orphans"],
-        mirror_bytes=sizes["bytes"],
-        batches=worker.batches,
-        sequence=worker.sequence,
-        gaps=worker.gaps,
-        missed_batches=worker.missed_batches,
-        restarts=worker.restarts,
-        repeated_batches=worker.repeated_batches,
-        last_event_ts=worker.last_event_ts,
-    )
+def group_of(group: GroupState, chunk_tokens: int, *, is_draft: bool) -> Group:
+    """How a group's blocks are reused, for matching."""
+    kind = GroupKind.of(group.kind)
+    window = chunk_tokens if kind is GroupKind.CHUNKED_LOCAL else group.window_tokens
+    return Group(group.lane, kind, window, group.block_size_tokens, is_draft)

@@ -1,140 +1,172 @@
-"""What model servers publish over ZeroMQ, handed to an atlas as it arrives."""
+"""What model servers publish over ZeroMQ, handed to an atlas as it arrives; what is missing, asked for."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol
 
-import msgspec
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from kvatlas.index.errors import ConfigError, KvatlasError
+from kvatlas.index.errors import ConfigError
+from kvatlas.ingest.batch_sink import BatchSink
+from kvatlas.ingest.connection import Socket
+from kvatlas.ingest.feed import FeedNames
+from kvatlas.ingest.receiver import Receiver
+from kvatlas.ingest.replay_client import ReplayClient
+from kvatlas.ingest.source import Source
+from kvatlas.ingest.source_config import SourceConfig
+from kvatlas.ingest.subscriber_config import SubscriberConfig
+from kvatlas.ingest.subscriber_statistics import (
+    SUMMED,
+    SourceStatistics,
+    SubscriberStatistics,
+)
+from kvatlas.ingest.waker import Waker
 
-_POLL_MS = 50
-_BURST_MESSAGES = 256
-_NAMED_TOPIC = b"kv@"
-_FRAMES = 3
-_SEQUENCE_BYTES = 8
+_SOCKETS_PER_SOURCE = 3
+_SPARE_SOCKETS = 64
+_TELL_S = 0.005
+
+_log = logging.getLogger(__name__)
 
 
-class BatchSink(Protocol):
-    """What takes the batches: an `Atlas`."""
+class Errand:
+    """Something that the receiving thread does for another one, which waits."""
 
-    def ingest(self, topic: bytes, seq: int, payload: bytes) -> None: ...
+    def __init__(self, run: Callable[[], object]) -> None:
+        self._run = run
+        self._done = threading.Event()
+        self._error: BaseException | None = None
 
+    def run(self) -> None:
+        try:
+            self._run()
+        except ConfigError as error:
+            self._error = error
+        finally:
+            self._done.set()
 
-class SubscriberStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What one subscriber has received so far."""
+    def refuse(self) -> None:
+        """Nobody is left to run it."""
+        self._error = _stopped()
+        self._done.set()
 
-    connections: int
-    """Publishers connected right now."""
-    batches: int
-    """Handed to the atlas."""
-    payload_bytes: int
-    """Of those batches."""
-    bad_frames: int
-    """Messages that were not topic, sequence number and payload."""
-    bad_sequence: int
-    """Messages whose sequence number was not 8 bytes."""
-    refused: int
-    """Batches that the atlas raised a KvatlasError for."""
+    def wait(self) -> None:
+        """Raises ConfigError where it did, or was refused."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
 
 
 class Subscriber:
-    """A SUB socket and a thread that drains it into an atlas.
+    """SUB sockets of any number of sources, a thread that drains them into an atlas, one that replays.
 
-    It connects to publishers, or with `bind=True` listens for publishers that dial. Live events
-    only: what was published before the connection stood, or dropped beyond `messages_max`, is not
-    asked for again; the atlas counts what is missing. One thread calls `ingest`; the methods may be
-    called from any thread.
+    A source is a publisher to connect to, given as a `SourceConfig` or just its endpoint, or a socket
+    that listens for many. Methods may be called from any thread, but not from the atlas's callbacks.
 
-    Raises ConfigError when an endpoint cannot be used.
+    What bounds what: `messages_max` what waits of a publisher, `replay_bytes_max` what waits of all
+    answers, the atlas's `StreamLimits` what waits for a replay. What is dropped is a gap, which heals
+    where there is a replay socket. The bounds of a message's size hold for each of its frames.
+    Raises ConfigError when a source cannot be used.
     """
 
     def __init__(
         self,
         atlas: BatchSink,
-        endpoints: Sequence[str],
-        *,
-        bind: bool = False,
-        unnamed_topic: bytes = b"",
-        messages_max: int = 100_000,
-        message_bytes_max: int = 64 << 20,
+        sources: Sequence[SourceConfig | str] = (),
+        config: SubscriberConfig | None = None,
     ) -> None:
-        """`unnamed_topic` stands in for every topic that is not of the form `kv@<pod>@<model>`.
-
-        At most `messages_max` messages wait per publisher, ZeroMQ drops the newer ones beyond that.
-        A publisher that sends a frame of more than `message_bytes_max` bytes is disconnected.
-        """
+        self.config = config or SubscriberConfig()
         self._atlas = atlas
-        self._unnamed_topic = unnamed_topic
+        self._lock = threading.Lock()  # of errands, and whether somebody will run them
+        self._errands: deque[Errand] = deque()
+        self._runs = False
         self._stopping = threading.Event()
         self._changed = threading.Condition()
-        self._counts: Counter[str] = Counter()
-        self._connections: Counter[str] = Counter()
         self._failure: BaseException | None = None
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._socket.set(zmq.RCVHWM, messages_max)
-        self._socket.set(zmq.MAXMSGSIZE, message_bytes_max)
-        # To connect, names may resolve either way; bound to an IPv4 address, it would name itself in IPv6.
-        self._socket.set(zmq.IPV6, not bind or any("[" in endpoint for endpoint in endpoints))
-        self._socket.subscribe(b"")
-        self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        )
-        self._bind = bind
-        for endpoint in endpoints:
-            self._open(endpoint)
-        self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
-        """The last endpoint opened, with the port that the system chose where it was left open."""
+        self._n_sources = 0
+        self._tell_at_s = 0.0
+        self._removed = dict.fromkeys(SUMMED, 0)
+        self._context: zmq.Context[Socket] = zmq.Context(io_threads=1)
+        self._context.set(zmq.MAX_SOCKETS, self.config.sources_max * _SOCKETS_PER_SOURCE + _SPARE_SOCKETS)
+        self._waker = Waker()
+        self._client = ReplayClient(self._context, self.config, self._waker.wake)
+        self._receiver = Receiver(self._context, self.config, self._client, self._waker)
         self._thread = threading.Thread(target=self._run, name="kvatlas-subscriber", daemon=True)
-
-    def _open(self, endpoint: str) -> None:
         try:
-            (self._socket.bind if self._bind else self._socket.connect)(endpoint)
-        except (zmq.ZMQError, ValueError, TypeError) as error:
-            self._close()
-            raise ConfigError(
-                f"cannot {'bind' if self._bind else 'connect to'} {endpoint!r}: "
-                f"expected an endpoint such as 'tcp://10.0.0.9:5557' ({error})"
-            ) from error
+            for source in sources:
+                self.add(source)
+        except ConfigError:
+            self.stop()
+            raise
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Of the sources in their order, with the ports that the system chose where they were left open."""
+        return tuple(source.endpoint for source in self._receiver.sources.copy())
 
     def start(self) -> Subscriber:
         """Start draining; returns itself."""
+        with self._lock:
+            self._runs = True
+        self._client.start()
         self._thread.start()
         return self
 
-    def stop(self) -> None:
-        """Stop draining and close the socket; what still waits in it is dropped. Twice is fine.
+    def add(self, source: SourceConfig | str) -> str:
+        """One more source; returns its endpoint, with the port that the system chose.
 
-        Raises what ended the thread early, if something that is no KvatlasError came from `ingest`.
+        Raises ConfigError when it cannot be used, is there already, or is one too many.
+        """
+        config = SourceConfig(endpoint=source) if isinstance(source, str) else source
+        added: list[str] = []
+        self._do(lambda: added.append(self._add(config)))
+        return added[0]
+
+    def remove(self, endpoint: str) -> None:
+        """Close a source, by what `add` or `endpoints` gave. Its workers are not heard of any more.
+
+        Raises ConfigError when there is none.
+        """
+        self._do(lambda: self._remove(endpoint))
+
+    def stop(self) -> None:
+        """Stop draining and close the sockets; what still waits in them is dropped. Twice is fine.
+
+        Raises what ended a thread early, if something that is no KvatlasError came from the atlas.
         """
         self._stopping.set()
+        self._waker.wake()
         if self._thread.ident is not None:
             self._thread.join()
-        self._close()
+        self._client.stop()
+        if not self._context.closed:
+            self._receiver.close()
+            self._context.term()
+            self._waker.close()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
 
     def statistics(self) -> SubscriberStatistics:
+        sources = tuple(source.statistics() for source in self._receiver.sources.copy())
+        failure = self._failure
         return SubscriberStatistics(
-            connections=sum(self._connections.values()),
-            batches=self._counts["batches"],
-            payload_bytes=self._counts["payload_bytes"],
-            bad_frames=self._counts["bad_frames"],
-            bad_sequence=self._counts["bad_sequence"],
-            refused=self._counts["refused"],
+            **{name: self._removed[name] + sum(getattr(one, name) for one in sources) for name in SUMMED},
+            sources=sources,
+            replay=self._receiver.desk.statistics(),
+            failure=None if failure is None else f"{type(failure).__name__}: {failure}",
         )
 
     def wait_until(self, condition: Callable[[SubscriberStatistics], bool], timeout_s: float) -> bool:
-        """Whether `condition` came true of the statistics within `timeout_s`."""
+        """Whether `condition` came true within `timeout_s`, of the statistics or of anything else.
+
+        It is looked at whenever something has come, and with each tick.
+        """
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while not condition(self.statistics()):
@@ -155,74 +187,83 @@ class Subscriber:
     ) -> None:
         self.stop()
 
-    def _close(self) -> None:
-        if self._context.closed:
-            return
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
-        self._socket.close(linger=0)
-        self._context.term()
+    def _do(self, work: Callable[[], object]) -> None:
+        """Have the receiving thread do it; before it runs, and when it has ended, this one does."""
+        errand = Errand(work)
+        with self._lock:
+            if self._runs:
+                self._errands.append(errand)
+                self._waker.wake()
+            elif self._context.closed or self._failure is not None:
+                raise _stopped()
+            else:
+                errand.run()
+        errand.wait()
+
+    def _add(self, config: SourceConfig) -> str:
+        if len(self._receiver.sources) >= self.config.sources_max:
+            raise ConfigError(f"sources: expected at most {self.config.sources_max}, got one beyond")
+        if any(source.config.endpoint == config.endpoint for source in self._receiver.sources) and not (
+            config.bind and config.endpoint.endswith("*")
+        ):
+            raise ConfigError(f"sources: expected each endpoint once, got {config.endpoint!r} again")
+        feed = self._atlas.feed(
+            FeedNames(pod=config.pod, model=config.model, rank=config.rank),
+            config.has_replay_of,
+            introduces=config.has_replay and not config.bind,
+        )
+        self._n_sources += 1
+        source = Source(self._context, self._n_sources, config, self.config, feed)
+        self._receiver.add(source)
+        return source.endpoint
+
+    def _remove(self, endpoint: str) -> None:
+        for source in self._receiver.sources:
+            if source.endpoint == endpoint:
+                self._receiver.remove(source)
+                self._count_removed(source.statistics())
+                return
+        raise ConfigError(f"sources: expected the endpoint of one, got {endpoint!r}")
+
+    def _count_removed(self, statistics: SourceStatistics) -> None:
+        for name in SUMMED:
+            if name != "connections":
+                self._removed[name] += getattr(statistics, name)
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
         try:
             while not self._stopping.is_set():
-                ready = dict(poller.poll(_POLL_MS))
-                if self._monitor in ready:
-                    self._follow_connection()
-                if self._socket in ready:
-                    self._drain()
-                if ready:
-                    with self._changed:
-                        self._changed.notify_all()
+                while self._errands:
+                    self._errands.popleft().run()
+                if self._receiver.step():
+                    self._tell()
+                if self._client.failure is not None:
+                    raise self._client.failure
         except BaseException as error:  # for stop(): in a thread it would only be printed
+            _log.exception("the subscriber's thread has ended")
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
+        finally:
+            self._end()
 
-    def _follow_connection(self) -> None:
-        message = recv_monitor_message(self._monitor)
-        endpoint = bytes(message["endpoint"]).decode("utf-8", "replace")
-        if message["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._connections[endpoint] += 1
-        elif self._connections[endpoint] > 0:  # a handshake that fails disconnects too
-            self._connections[endpoint] -= 1
-            if not self._bind:
-                self._redial(endpoint)
+    def _tell(self) -> None:
+        """Have those who wait look; under load not each time, they look at everything."""
+        now_s = time.monotonic()
+        if now_s >= self._tell_at_s or not self._receiver.is_busy:
+            self._tell_at_s = now_s + _TELL_S
+            with self._changed:
+                self._changed.notify_all()
 
-    def _redial(self, endpoint: str) -> None:
-        """Connect anew: ZeroMQ does so by itself, but not after a frame that was too large."""
-        while self._drain():  # what came before the break is lost with the old connection
-            pass
-        self._socket.disconnect(endpoint)
-        self._socket.connect(endpoint)
+    def _end(self) -> None:
+        """Nobody runs errands any more; the workers are not heard of."""
+        with self._lock:
+            self._runs = False
+        while self._errands:
+            self._errands.popleft().refuse()
+        for source in self._receiver.sources:
+            source.give_up()
 
-    def _drain(self) -> bool:
-        """Take what waits, at most a burst; whether there may be more."""
-        for _ in range(_BURST_MESSAGES):
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return False
-            self._take(frames)
-        return True
 
-    def _take(self, frames: list[bytes]) -> None:
-        if len(frames) != _FRAMES:
-            self._counts["bad_frames"] += 1
-            return
-        topic, sequence, payload = frames
-        if len(sequence) != _SEQUENCE_BYTES:
-            self._counts["bad_sequence"] += 1
-            return
-        if not topic.startswith(_NAMED_TOPIC):
-            topic = self._unnamed_topic or topic
-        try:
-            self._atlas.ingest(topic, int.from_bytes(sequence, "big"), payload)
-        except KvatlasError:
-            self._counts["refused"] += 1
-        else:
-            self._counts["batches"] += 1
-            self._counts["payload_bytes"] += len(payload)
+def _stopped() -> ConfigError:
+    return ConfigError("subscriber: expected one that runs, got one that has stopped")

@@ -16,7 +16,7 @@ from kvatlas.cluster.demo_run import DemoConfig, DemoRun
 from kvatlas.cluster.fleet import Fleet, FleetConfig
 from kvatlas.cluster.traffic import TrafficConfig, generate_turns
 from kvatlas.index.keys import keyspace
-from kvatlas.ingest import fleet_state
+from kvatlas.ingest import atlas_report
 from kvatlas.ingest._native import Mirror
 from kvatlas.ingest.subscriber import Subscriber
 from tests.test_layout import ROOT, project_files
@@ -165,10 +165,9 @@ def counted_in(module: str, *counters: str) -> set[str]:
 
 def test_counters_of_the_table_are_those_that_the_code_can_produce() -> None:
     names = set(Mirror(keyspace("m", 16)).counts())
-    names |= counted_in("ingest/atlas.py", "counts", "_counts") | counted_in(
-        "ingest/fleet_state.py", "totals"
-    )
-    applied = set(fleet_state._APPLIED) | set(fleet_state._STREAM)  # pyright: ignore[reportPrivateUsage]
+    names |= counted_in("ingest/intake.py", "counts") | counted_in("ingest/feed.py", "counts")
+    names |= counted_in("ingest/conversation.py", "counts") | counted_in("ingest/atlas_report.py", "totals")
+    applied = set(atlas_report._APPLIED) | set(atlas_report._STREAM)  # pyright: ignore[reportPrivateUsage]
     text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
     table = text.partition("\n## Counters")[2].partition("\n## ")[0]
     listed = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)

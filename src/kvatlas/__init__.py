@@ -1,10 +1,12 @@
 """kvatlas: an atlas of where every KV-cache block of a model-server fleet lives."""
 
 from kvatlas.index.errors import (
+    CheckpointError,
     ConfigError,
     DecodeError,
     InputError,
     KvatlasError,
+    RecordingError,
     StaleTableError,
     TableFileError,
 )
@@ -13,14 +15,22 @@ from kvatlas.index.scores import Explanation, Match, Scores
 from kvatlas.ingest.atlas import Atlas
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
 from kvatlas.ingest.config import AtlasConfig, ModelConfig, PodConfig
+from kvatlas.ingest.curve import CurveConfig
 from kvatlas.ingest.decoding import decode_batch
 from kvatlas.ingest.events import EventBatch
+from kvatlas.ingest.source_config import SourceConfig
+from kvatlas.ingest.stream_limits import StreamLimits
+from kvatlas.ingest.subscriber import Subscriber
+from kvatlas.ingest.subscriber_config import SubscriberConfig
+from kvatlas.ingest.truth import TruthReport
 
 __all__ = [
     "Atlas",
     "AtlasConfig",
     "AtlasStatistics",
+    "CheckpointError",
     "ConfigError",
+    "CurveConfig",
     "DecodeError",
     "EventBatch",
     "Explanation",
@@ -29,9 +39,15 @@ __all__ = [
     "Match",
     "ModelConfig",
     "PodConfig",
+    "RecordingError",
     "Scores",
+    "SourceConfig",
     "StaleTableError",
+    "StreamLimits",
+    "Subscriber",
+    "SubscriberConfig",
     "TableFileError",
+    "TruthReport",
     "block_keys",
     "decode_batch",
 ]

@@ -1,4 +1,4 @@
-"""One real model server for the session, with an atlas that has heard it from its first event."""
+"""Real model servers for the session, the first with an atlas that has heard it from its first event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.observed_server import ObservedServer
+from tests.e2e.observed_server import ObservedServer, Observer
 from tests.e2e.vllm_server import VllmServer, write_tiny_model
 
 
@@ -23,15 +23,22 @@ def vllm_python() -> str:
 
 @pytest.fixture(scope="session")
 def tiny_model(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(vllm_python, tmp_path_factory.mktemp("tiny"))
+    return write_tiny_model(vllm_python, tmp_path_factory.mktemp("tiny"), "plain")
 
 
 @pytest.fixture(scope="session")
-def observed_for_long(
+def first_server(
     vllm_python: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ObservedServer]:
-    server = VllmServer(vllm_python, tiny_model, tmp_path_factory.mktemp("server"))
-    with server, ObservedServer(server) as observed:
+) -> Iterator[VllmServer]:
+    """Started, perhaps not up yet: a listener can be there before its first event."""
+    with VllmServer(vllm_python, tiny_model, tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def observed_for_long(first_server: VllmServer) -> Iterator[ObservedServer]:
+    with Observer(first_server) as observer, ObservedServer(first_server, observer) as observed:
+        first_server.wait_until_healthy()
         yield observed
 
 

@@ -1,4 +1,4 @@
-"""A running model server, an atlas fed by its live events, and the server's own log to compare them by."""
+"""Running model servers, an atlas that listens to them, and their own logs to compare it by."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 
 from kvatlas import Atlas, AtlasConfig, block_keys
 from kvatlas.index.scores import TIERS
+from kvatlas.ingest.atlas_statistics import WorkerStatistics
+from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.subscriber import Subscriber
 from tests.e2e.event_log import EventLog
 from tests.e2e.vllm_server import BLOCK_SIZE_TOKENS, MODEL_NAME, Completion, VllmServer
@@ -30,45 +32,98 @@ class Turn:
     prompt: tuple[int, ...]
     predicted_tokens: int
     answer: Completion
+    state: str
+    """Of the truth about the server when it was predicted."""
 
     def describe(self) -> str:
         return (
-            f"prompt of {len(self.prompt)} tokens: predicted {self.predicted_tokens}, "
+            f"prompt of {len(self.prompt)} tokens: predicted {self.predicted_tokens} ({self.state}), "
             f"the server reused {self.answer.cached_tokens}"
         )
 
 
-class ObservedServer:
-    """Subscribes before the server is up, so that the atlas misses nothing. A context manager."""
+class Observer:
+    """An atlas that listens to some servers, from now on and to what they still know. A context manager."""
 
-    def __init__(self, server: VllmServer) -> None:
-        self.server = server
+    def __init__(self, *servers: VllmServer) -> None:
         self.atlas = Atlas(AtlasConfig(hash_seed=_HASH_SEED))
-        self.log = EventLog(server.replay_endpoint)
-        self.subscriber = Subscriber(self.atlas, [server.events_endpoint])
+        self.subscriber = Subscriber(
+            self.atlas,
+            [
+                SourceConfig(endpoint=one.events_endpoint, replay_endpoint=one.replay_endpoint)
+                for one in servers
+            ],
+        )
 
-    def __enter__(self) -> ObservedServer:
+    def __enter__(self) -> Observer:
         self.subscriber.start()
-        try:
-            self.server.wait_until_healthy()
-            assert self.subscriber.wait_until(lambda seen: seen.connections == 1, _APPLY_SECONDS_MAX)
-        except BaseException:
-            self.__exit__()
-            raise
         return self
 
     def __exit__(self, *error: object) -> None:
         self.subscriber.stop()
+
+    def worker(self, pod: str) -> WorkerStatistics | None:
+        """What it knows of a pod's only rank; None: nothing has been heard of it."""
+        workers = self.atlas.statistics().workers
+        return next((worker for worker in workers if worker.pod == pod), None)
+
+    def states(self) -> dict[str, str]:
+        """Of the truth about each pod that was heard of."""
+        return {worker.pod: worker.truth.state for worker in self.atlas.statistics().workers}
+
+    def residency(self) -> dict[tuple[str, int, int] | str, dict[int, int]]:
+        """Tier bits by block key, by (pod, rank, group)."""
+        return self.atlas.residency(MODEL_NAME)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        assert self.subscriber.wait_until(lambda _: condition(), _APPLY_SECONDS_MAX), (
+            f"not so in {_APPLY_SECONDS_MAX} s: {self.atlas.statistics().workers}"
+        )
+
+
+class ObservedServer:
+    """One server, seen by an observer and by its own log. A context manager."""
+
+    def __init__(self, server: VllmServer, observer: Observer) -> None:
+        self.server = server
+        self.observer = observer
+        self.atlas = observer.atlas
+        self.log = EventLog(server.replay_endpoint)
+
+    def __enter__(self) -> ObservedServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.log.close()
+
+    @property
+    def worker(self) -> WorkerStatistics:
+        found = self.observer.worker(self.server.pod)
+        assert found is not None, f"nothing has been heard of {self.server.pod}"
+        return found
+
+    @property
+    def state(self) -> str:
+        """Of the truth about the server; empty while nothing has been heard of it."""
+        found = self.observer.worker(self.server.pod)
+        return found.truth.state if found is not None else ""
+
+    def restart(self) -> None:
+        """The server crashes, and comes back on the same ports with nothing in its cache."""
+        self.server.kill()
+        self.log.close()
+        self.server.start()
+        self.log = EventLog(self.server.replay_endpoint)
 
     def complete(self, prompt: Sequence[int], *, cache_salt: str | None = None, **fields: Any) -> Turn:
         """Predicts, asks, and waits until the atlas has applied all that the request made happen."""
+        state = self.state
         predicted = self.predicted_tokens(prompt, cache_salt=cache_salt)
         if cache_salt is not None:
             fields["cache_salt"] = cache_salt
         answer = self.server.complete(prompt, **fields)
         self.settle()
-        return Turn(tuple(prompt), predicted, answer)
+        return Turn(tuple(prompt), predicted, answer, state)
 
     def reset(self) -> None:
         """Empties the server's GPU cache. Its event leaves with the next step, so a request follows."""
@@ -79,8 +134,14 @@ class ObservedServer:
     def settle(self) -> None:
         """Returns when the atlas has applied every batch that the server has published."""
         self.log.catch_up()
-        published = len(self.log.batches)
-        assert self.subscriber.wait_until(lambda seen: seen.batches >= published, _APPLY_SECONDS_MAX)
+        last = len(self.log.batches) - 1
+        if last >= 0:
+            self.observer.wait_until(lambda: self._applied() >= last)
+
+    def _applied(self) -> int:
+        """Number of the last batch that the atlas has applied."""
+        found = self.observer.worker(self.server.pod)
+        return -1 if found is None or found.sequence is None else found.sequence
 
     def settle_until(self, condition: Callable[[EventLog], bool]) -> None:
         """Settles again and again until the log fulfils `condition`: offloading goes on between steps."""
@@ -90,15 +151,13 @@ class ObservedServer:
             self.settle()
 
     def predicted_tokens(self, prompt: Sequence[int], *, cache_salt: str | None = None) -> int:
-        """Tokens that the server should take from its GPU cache: it always computes one at least."""
-        blocks = self.matched_blocks(prompt, cache_salt=cache_salt)
-        if blocks * BLOCK_SIZE_TOKENS == len(prompt) and blocks > 0:
-            blocks -= 1
-        return blocks * BLOCK_SIZE_TOKENS
+        """Tokens that the server should take from its caches."""
+        scores = self.atlas.score(prompt, model=MODEL_NAME, cache_salt=cache_salt)
+        return sum(match.cached_tokens for match in scores.matches if match.pod == self.server.pod)
 
     def matched_blocks(self, prompt: Sequence[int], *, cache_salt: str | None = None) -> int:
         """Leading blocks that the atlas finds, by the best of their copies, on the GPU."""
-        scores = self.atlas.score(prompt, model=MODEL_NAME, cache_salt=cache_salt)
+        scores = self.atlas.score(prompt, model=MODEL_NAME, cache_salt=cache_salt, strategy="longest_prefix")
         return sum(
             match.tier_blocks.get("gpu", 0) for match in scores.matches if match.pod == self.server.pod
         )
@@ -117,10 +176,10 @@ class ObservedServer:
 
     def held_blocks(self, tier: str) -> int:
         """Blocks that the atlas holds in a tier, of all prompts."""
-        statistics = self.atlas.statistics()
         if tier == "storage":
-            return sum(statistics.stores.values())
-        return sum(worker.blocks[tier] for worker in statistics.workers)
+            return sum(self.atlas.statistics().stores.values())
+        found = self.observer.worker(self.server.pod)
+        return found.blocks[tier] if found is not None else 0
 
     def skips(self) -> Counter[str]:
         """What the atlas has not applied as it came, by reason."""

@@ -14,7 +14,7 @@ import pytest
 
 from kvatlas.index.scores import DEFAULT_TIER_WEIGHTS
 from tests.e2e.conversations import fresh_prompt
-from tests.e2e.observed_server import ObservedServer
+from tests.e2e.observed_server import ObservedServer, Observer
 from tests.e2e.vllm_server import BLOCK_SIZE_TOKENS, MODEL_NAME, VllmServer
 
 pytestmark = pytest.mark.timeout(420)  # the first test of each server waits for it to start
@@ -57,7 +57,8 @@ def offloading(
         flags=("--kv-transfer-config", json.dumps(connector)),
         environment={"PYTHONPATH": str(lab)},
     )
-    with server, ObservedServer(server) as observed:
+    with server, Observer(server) as observer, ObservedServer(server, observer) as observed:
+        server.wait_until_healthy()
         yield observed
 
 

@@ -29,7 +29,7 @@ def test_every_request_of_many_conversations_reuses_what_was_predicted(
     assert sum(turn.predicted_tokens > 0 for turn in turns) > 40
     assert observed.log.count("BlockRemoved") > 100, "the traffic must not fit into the cache"
     assert set(observed.skips() - skips_before) <= {"duplicates"}
-    (worker,) = observed.atlas.statistics().workers
+    worker = observed.worker
     assert (worker.gaps, worker.restarts, worker.orphans) == (0, 0, 0)
     assert worker.closed, "an engine evicts tails first"
 

@@ -1,4 +1,4 @@
-"""Write a tiny Qwen2 model with random weights: `python tiny_model.py FOLDER`.
+"""Write a tiny model with random weights: `python tiny_model.py FOLDER plain|windowed`.
 
 It runs by the model server's own Python. The weights are drawn wide: with narrow ones the output
 hardly depends on the KV cache, and a server that reused a wrong block would still answer the same.
@@ -7,9 +7,23 @@ hardly depends on the KV cache, and a server that reused a wrong block would sti
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 VOCABULARY = 2048
+WINDOW_TOKENS = 128
 WEIGHT_DEVIATION = 0.25
+
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 
 
 def write_tokenizer(folder: str) -> None:
@@ -25,34 +39,43 @@ def write_tokenizer(folder: str) -> None:
     ).save_pretrained(folder)
 
 
-def write_model(folder: str) -> None:
-    """Writes configuration and weights: two layers, 64 wide, a few hundred kilobytes."""
+def write_model(folder: str, kind: str) -> None:
+    """Writes configuration and weights: 64 wide, a few hundred kilobytes."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(1)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=VOCABULARY,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=4096,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-        )
-    ).float()
-    for name, weight in model.named_parameters():
+    model = _windowed() if kind == "windowed" else _plain()
+    for name, weight in model.float().named_parameters():
         if "norm" in name:
-            weight.data.fill_(1.0)
+            # Gemma's norms add one to their weight.
+            weight.data.fill_(0.0 if kind == "windowed" else 1.0)
         else:
             weight.data.normal_(0.0, WEIGHT_DEVIATION)
     model.save_pretrained(folder)
 
 
+def _plain() -> Any:
+    """Two layers that attend to everything."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=2, **_SHAPE))
+
+
+def _windowed() -> Any:
+    """Six layers, of which four see WINDOW_TOKENS only: three groups of KV cache, of two layers each."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    config = Gemma3TextConfig(
+        num_hidden_layers=6,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
+        sliding_window=WINDOW_TOKENS,
+        head_dim=32,
+        query_pre_attn_scalar=32,
+        **_SHAPE,
+    )
+    return Gemma3ForCausalLM(config)
+
+
 if __name__ == "__main__":
     write_tokenizer(sys.argv[1])
-    write_model(sys.argv[1])
+    write_model(sys.argv[1], sys.argv[2])

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -18,7 +17,9 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from tests.e2e.ports import free_ports
 
 MODEL_NAME = "tiny"
 BLOCK_SIZE_TOKENS = 32  # CPU attention takes multiples of 32 only
@@ -46,11 +47,11 @@ class Completion:
     token_ids: tuple[int, ...]
 
 
-def write_tiny_model(python: str, folder: Path) -> Path:
+def write_tiny_model(python: str, folder: Path, kind: Literal["plain", "windowed"]) -> Path:
     """Makes the model by the server's Python and returns its folder."""
-    model = folder / "model"
+    model = folder / kind
     subprocess.run(
-        [python, str(Path(__file__).with_name("tiny_model.py")), str(model)],
+        [python, str(Path(__file__).with_name("tiny_model.py")), str(model), kind],
         check=True,
         timeout=START_SECONDS_MAX,
         env=_offline_environment(),
@@ -76,7 +77,7 @@ class VllmServer:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.http_port, self.event_port, self.replay_port = _free_ports(3)
+        self.http_port, self.event_port, self.replay_port = free_ports(3)
         self.log_path = self.folder / f"{self.pod}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -95,7 +96,7 @@ class VllmServer:
     def start(self) -> None:
         """Starts the processes and returns at once: a subscriber can be there before the first event."""
         assert self._process is None, "started already"
-        with self.log_path.open("wb") as log:
+        with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
                 cwd=self.folder,
@@ -125,6 +126,13 @@ class VllmServer:
         _signal_group(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS_MAX)
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait(STOP_SECONDS_MAX)
+
+    def kill(self) -> None:
+        """Ends the whole process group at once, as a crash does."""
+        process, self._process = self._process, None
+        assert process is not None, "not started"
         _signal_group(process.pid, signal.SIGKILL)
         process.wait(STOP_SECONDS_MAX)
 
@@ -217,18 +225,6 @@ def _offline_environment() -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_SERVER_DEV_MODE": "1",  # opens /reset_prefix_cache
     }
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago: all are held together, so they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def _signal_group(process_id: int, number: signal.Signals) -> None:

@@ -49,16 +49,16 @@ def test_a_prompt_scores_by_its_leading_blocks_and_tiers(atlas: Atlas) -> None:
     atlas.ingest(b"kv@b@m", 0, batch(stored([1, 2], TOKENS[:32])))
     atlas.ingest(b"kv@b@m", 1, batch({"type": "BlockStored", "block_hashes": [1], "medium": "CPU"}))
     atlas.ingest(b"kv@b@m", 2, batch({"type": "BlockRemoved", "block_hashes": [1]}))
-    scores = atlas.score(TOKENS, model="m")
+    scores = atlas.score(TOKENS, model="m", strategy="longest_prefix")
     assert dict(scores) == {"a": 4.0, "b": 1.8}
     assert scores["a"] == 4.0 and "c" not in scores and scores.get("c", 0.0) == 0.0
     assert [(m.pod, m.blocks, m.tier_blocks) for m in scores.matches] == [
         ("a", 4, {"gpu": 4}),
         ("b", 2, {"gpu": 1, "cpu": 1}),
     ]
-    assert dict(atlas.score(TOKENS, model="m", pods=["b", "nobody"])) == {"b": 1.8}
-    assert dict(atlas.score(TOKENS[:15], model="m")) == {}
-    assert dict(atlas.score(TOKENS, model="unheard")) == {}
+    assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix", pods=["b", "nobody"])) == {"b": 1.8}
+    assert dict(atlas.score(TOKENS[:15], model="m", strategy="longest_prefix")) == {}
+    assert dict(atlas.score(TOKENS, model="unheard", strategy="longest_prefix")) == {}
     assert dict(atlas.score([7, *TOKENS[1:]], model="m")) == {}
 
 
@@ -67,7 +67,7 @@ def test_scores_take_lists_arrays_and_bytes(atlas: Atlas) -> None:
     array = np.array(TOKENS, np.uint32)
     raw = array.tobytes()
     for tokens in (TOKENS, tuple(TOKENS), array, array.astype(np.int64), raw, memoryview(raw)):
-        assert dict(atlas.score(tokens, model="m")) == {"a": 4.0}
+        assert dict(atlas.score(tokens, model="m", strategy="longest_prefix")) == {"a": 4.0}
 
 
 def test_explain_says_where_and_why_a_match_ends(atlas: Atlas) -> None:
@@ -87,7 +87,7 @@ def test_explain_says_where_and_why_a_match_ends(atlas: Atlas) -> None:
 def test_data_parallel_ranks_are_workers_and_a_pod_has_its_best_ones_score(atlas: Atlas) -> None:
     atlas.ingest(b"kv@a@m", 0, batch(stored([1], TOKENS[:16]), rank=0))
     atlas.ingest(b"kv@a@m", 0, batch(stored([1, 2], TOKENS[:32]), rank=1))
-    scores = atlas.score(TOKENS, model="m")
+    scores = atlas.score(TOKENS, model="m", strategy="longest_prefix")
     assert dict(scores) == {"a": 2.0}
     assert [(m.rank, m.blocks) for m in scores.matches] == [(1, 2), (0, 1)]
 
@@ -95,20 +95,20 @@ def test_data_parallel_ranks_are_workers_and_a_pod_has_its_best_ones_score(atlas
 def test_a_smaller_block_size_rebuilds_the_model_and_empties_its_workers(atlas: Atlas) -> None:
     atlas.ingest(b"kv@a@m", 0, batch(stored([1, 2], TOKENS, block_size=32)))
     assert atlas.statistics().models == {"m": 32}
-    assert dict(atlas.score(TOKENS, model="m")) == {"a": 2.0}
+    assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {"a": 2.0}
     atlas.ingest(b"kv@b@m", 0, batch(stored([11, 12], TOKENS[:32])))
     assert atlas.statistics().models == {"m": 16}
-    assert dict(atlas.score(TOKENS, model="m")) == {"b": 2.0}
+    assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {"b": 2.0}
     assert atlas.statistics().skips["block_size_changed"] == 1
     atlas.ingest(b"kv@a@m", 1, batch(stored([1, 2], TOKENS, block_size=32)))
-    assert dict(atlas.score(TOKENS, model="m")) == {"a": 4.0, "b": 2.0}
+    assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {"a": 4.0, "b": 2.0}
 
 
 def test_a_configured_block_size_stays() -> None:
     atlas = Atlas(AtlasConfig(models={"m": ModelConfig(block_size_tokens=16)}))
     atlas.ingest(b"kv@a@m", 0, batch(stored([1, 2], TOKENS, block_size=32)))
     atlas.ingest(b"kv@b@m", 0, batch(stored(list(range(10, 18)), TOKENS, block_size=8)))
-    assert dict(atlas.score(TOKENS, model="m")) == {"a": 4.0, "b": 4.0}
+    assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {"a": 4.0, "b": 4.0}
     assert atlas.statistics().models == {"m": 16}
     atlas.close()
 
@@ -138,12 +138,12 @@ def test_good_events_around_bad_ones_are_applied(atlas: Atlas) -> None:
     good = stored([1, 2], TOKENS[:32])
     bad = stored([3], [2**40])
     atlas.ingest(b"kv@a@m", 0, batch(bad, {"type": "Later"}, good, [], stored([3, 4], TOKENS[32:], 2)))
-    assert dict(atlas.score(TOKENS, model="m")) == {"a": 4.0}
+    assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {"a": 4.0}
     whole = batch(stored([5], TOKENS[:16], 4), stored([6], TOKENS[:16], 5))
     atlas.ingest(b"kv@a@m", 1, whole[:-20])
     skips = atlas.statistics().skips
     assert (skips["bad_event"], skips["unknown_events"], skips["broken_payload"]) == (2, 1, 1)
-    assert dict(atlas.score([*TOKENS, *TOKENS[:16]], model="m")) == {"a": 5.0}
+    assert dict(atlas.score([*TOKENS, *TOKENS[:16], 0], model="m")) == {"a": 5.0}
 
 
 def test_a_jump_in_the_sequence_is_counted_and_one_backwards_empties_the_worker(atlas: Atlas) -> None:
@@ -156,7 +156,7 @@ def test_a_jump_in_the_sequence_is_counted_and_one_backwards_empties_the_worker(
     atlas.ingest(b"kv@a@m", 0, batch(stored([21], TOKENS[:16])))
     (worker,) = atlas.statistics().workers
     assert (worker.restarts, worker.sequence, worker.blocks) == (1, 0, {"gpu": 1, "cpu": 0})
-    assert dict(atlas.score(TOKENS, model="m")) == {"a": 1.0}
+    assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {"a": 1.0}
 
 
 def test_unknown_parents_wait_within_bounds_and_are_counted() -> None:
@@ -175,17 +175,17 @@ def test_unknown_parents_wait_within_bounds_and_are_counted() -> None:
 def test_children_that_come_before_their_parents_are_stitched(atlas: Atlas) -> None:
     atlas.ingest(b"kv@a@m", 0, batch(stored([4], TOKENS[48:], 3)))
     atlas.ingest(b"kv@a@m", 1, batch(stored([3], TOKENS[32:48], 2)))
-    assert dict(atlas.score(TOKENS, model="m")) == {}
+    assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {}
     atlas.ingest(b"kv@a@m", 2, batch(stored([1, 2], TOKENS[:32])))
-    assert dict(atlas.score(TOKENS, model="m")) == {"a": 4.0}
+    assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {"a": 4.0}
 
 
 def test_a_pod_that_is_removed_is_forgotten_and_may_come_back(atlas: Atlas) -> None:
     for i in range(200):
         atlas.ingest(b"kv@a@m", 0, batch(stored([1, 2, 3, 4], TOKENS)))
-        assert dict(atlas.score(TOKENS, model="m")) == {"a": 4.0}, i
+        assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {"a": 4.0}, i
         atlas.remove_pod("a")
-        assert dict(atlas.score(TOKENS, model="m")) == {}
+        assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {}
     atlas.remove_pod("never heard of")
     assert atlas.statistics().workers == ()
     assert atlas.statistics().events["blocks_stored"] == 800
@@ -197,7 +197,7 @@ def test_workers_beyond_the_bound_are_refused_and_the_others_served() -> None:
         atlas.ingest(b"kv@%d@m" % i, 0, batch(stored([1], TOKENS[:16])))
     with pytest.raises(InputError, match="at most 3"):
         atlas.ingest(b"kv@3@m", 0, batch(stored([1], TOKENS[:16])))
-    assert len(atlas.score(TOKENS, model="m")) == 3
+    assert len(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == 3
     atlas.close()
 
 
@@ -205,11 +205,15 @@ def test_models_salts_and_adapters_do_not_meet(atlas: Atlas) -> None:
     atlas.ingest(b"kv@a@m", 0, batch(stored([1], TOKENS[:16], extra_keys=[["s"]])))
     atlas.ingest(b"kv@a@m", 1, batch(stored([2], TOKENS[:16], lora_name="s", extra_keys=[["s"]])))
     atlas.ingest(b"kv@a@m", 2, batch(stored([3], TOKENS[:16], extra_keys=[[["img", -2]]])))
-    assert dict(atlas.score(TOKENS[:16], model="m")) == {}
-    assert dict(atlas.score(TOKENS[:16], model="m", cache_salt="s")) == {"a": 1.0}
-    assert dict(atlas.score(TOKENS[:16], model="m", lora="s")) == {"a": 1.0}
-    assert dict(atlas.score(TOKENS[:16], model="m", cache_salt="s", lora="s")) == {}
-    assert dict(atlas.score(TOKENS[:16], model="m", features=[("img", 0, 4)])) == {}
+    assert dict(atlas.score(TOKENS[:16], model="m", strategy="longest_prefix")) == {}
+    assert dict(atlas.score(TOKENS[:16], model="m", strategy="longest_prefix", cache_salt="s")) == {"a": 1.0}
+    assert dict(atlas.score(TOKENS[:16], model="m", strategy="longest_prefix", lora="s")) == {"a": 1.0}
+    assert (
+        dict(atlas.score(TOKENS[:16], model="m", strategy="longest_prefix", cache_salt="s", lora="s")) == {}
+    )
+    assert (
+        dict(atlas.score(TOKENS[:16], model="m", strategy="longest_prefix", features=[("img", 0, 4)])) == {}
+    )
 
 
 def test_an_index_shared_with_llm_d_has_its_keys() -> None:
@@ -234,7 +238,7 @@ def test_readers_see_whole_answers_while_writers_write(atlas: Atlas) -> None:
 
     def read() -> None:
         while not done.is_set():
-            for match in atlas.score(TOKENS, model="m").matches:
+            for match in atlas.score(TOKENS, model="m", strategy="longest_prefix").matches:
                 if match.tier_blocks != {"gpu": match.blocks} or not 1 <= match.blocks <= 4:
                     wrong.append(match)
 
@@ -307,5 +311,5 @@ def test_a_server_that_says_its_blocks_descend_from_themselves_is_survived() -> 
     ]
     for seq, event in enumerate(events):
         atlas.ingest(b"kv@a@m", seq, batch(event))
-    assert dict(atlas.score(TOKENS[:9], model="m")) == {"a": 2.0}
+    assert dict(atlas.score(TOKENS[:9], model="m", strategy="longest_prefix")) == {"a": 2.0}
     atlas.close()

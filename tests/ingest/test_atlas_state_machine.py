@@ -243,7 +243,7 @@ class AtlasBesideItsModel(RuleBasedStateMachine):
         ]
         scores = self.model.score_keys(pod.model, keys, pods)
         for atlas in self.atlases:
-            found = atlas.score(model=pod.model, pods=pods, **prompt)
+            found = atlas.score(model=pod.model, pods=pods, strategy="longest_prefix", **prompt)
             matches = [match[:4] for match in found.matches]
             assert dict(found.items()) == {name: found[name] for name in found}
             if not self.world.forgets_ancestors:

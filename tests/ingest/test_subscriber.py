@@ -1,190 +1,249 @@
-"""The plain subscriber against real PUB sockets on the loopback address."""
+"""The subscriber's live sockets against real publishers."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-import zmq
 
-from kvatlas.index.errors import ConfigError, DecodeError
+from kvatlas.index.errors import ConfigError
+from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.subscriber import Subscriber
+from kvatlas.ingest.subscriber_config import SubscriberConfig
+from tests.ingest.subscriber_peers import BROKEN, LOOPBACK, NO_BATCH, NotingSink, RawPublisher
+from tests.ingest.zmq_peers import WAIT_S, Peers
 
-WAIT_S = 10.0
-LOOPBACK = "tcp://127.0.0.1:*"
-
-
-class RecordingSink:
-    """Stands where the atlas stands, and keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.batches: list[tuple[bytes, int, bytes]] = []
-
-    def ingest(self, topic: bytes, seq: int, payload: bytes) -> None:
-        if payload == b"no batch":
-            raise DecodeError("no batch")
-        if payload == b"broken invariant":
-            raise RuntimeError("broken invariant")
-        self.batches.append((topic, seq, payload))
-
-
-class Publisher:
-    """An XPUB socket, which tells when a subscription has arrived."""
-
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, bind: bool) -> None:
-        self.socket = context.socket(zmq.XPUB)
-        self.socket.set(zmq.XPUB_VERBOSER, 1)  # else a quick resubscription is merged with what it follows
-        self.socket.set(zmq.LINGER, 0)
-        (self.socket.bind if bind else self.socket.connect)(endpoint)
-        self.endpoint = self.socket.get_string(zmq.LAST_ENDPOINT)
-        self.seq = 0
-
-    def wait_for_subscriber(self) -> None:
-        assert self.socket.poll(int(WAIT_S * 1000)), "nobody subscribed"
-        assert self.socket.recv() == b"\x01"
-
-    def publish(self, topic: bytes, payload: bytes) -> None:
-        self.socket.send_multipart([topic, struct.pack(">Q", self.seq), payload])
-        self.seq += 1
-
-
-NewPublisher = Callable[..., Publisher]
+TOPIC = b"kv@pod@model"
+LISTENING = SourceConfig(endpoint=LOOPBACK, bind=True)
 
 
 @pytest.fixture
-def new_publisher() -> Iterator[NewPublisher]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    publishers: list[Publisher] = []
-
-    def create(endpoint: str = LOOPBACK, bind: bool = True) -> Publisher:
-        publishers.append(Publisher(context, endpoint, bind))
-        return publishers[-1]
-
-    yield create
-    for publisher in publishers:
-        publisher.socket.close(linger=0)
-    context.term()
+def peers() -> Iterator[Peers]:
+    made = Peers()
+    yield made
+    made.close()
 
 
-def test_batches_arrive_in_the_order_of_their_publisher(new_publisher: NewPublisher) -> None:
-    publisher = new_publisher()
-    sink = RecordingSink()
+def test_batches_arrive_in_the_order_of_their_publisher(peers: Peers) -> None:
+    publisher, sink = RawPublisher(peers), NotingSink()
     with Subscriber(sink, [publisher.endpoint]) as subscriber:
         publisher.wait_for_subscriber()
         for number in range(1000):
-            publisher.publish(b"kv@pod@model", b"%d" % number)
+            publisher.publish(TOPIC, b"%d" % number)
         assert subscriber.wait_until(lambda s: s.batches == 1000, WAIT_S)
-    assert sink.batches == [(b"kv@pod@model", n, b"%d" % n) for n in range(1000)]
+    assert sink.batches == [(TOPIC, n, b"%d" % n) for n in range(1000)]
     assert subscriber.statistics().payload_bytes == sum(len(b"%d" % n) for n in range(1000))
 
 
-def test_one_socket_connects_to_several_publishers(new_publisher: NewPublisher) -> None:
-    publishers = [new_publisher() for _ in range(3)]
-    sink = RecordingSink()
-    with Subscriber(sink, [p.endpoint for p in publishers]) as subscriber:
+def test_each_publisher_has_a_feed_of_its_own_with_its_names(peers: Peers) -> None:
+    publishers, sink = [RawPublisher(peers) for _ in range(3)], NotingSink()
+    sources = [
+        SourceConfig(endpoint=p.endpoint, pod=f"pod-{n}", model="m", rank=n) for n, p in enumerate(publishers)
+    ]
+    with Subscriber(sink, sources) as subscriber:
         for number, publisher in enumerate(publishers):
             publisher.wait_for_subscriber()
-            publisher.publish(b"kv@pod-%d@model" % number, b"x")
+            publisher.publish(b"", b"%d" % number)
         assert subscriber.wait_until(lambda s: s.batches == 3, WAIT_S)
         assert subscriber.wait_until(lambda s: s.connections == 3, WAIT_S)
-    assert {topic for topic, _, _ in sink.batches} == {b"kv@pod-%d@model" % n for n in range(3)}
+        assert [one.batches for one in subscriber.statistics().sources] == [1, 1, 1]
+    assert [(f.names.pod, f.names.model, f.names.rank) for f in sink.feeds] == [
+        (f"pod-{n}", "m", n) for n in range(3)
+    ]
 
 
-def test_a_bound_socket_takes_publishers_that_dial(new_publisher: NewPublisher) -> None:
-    sink = RecordingSink()
-    with Subscriber(sink, [LOOPBACK], bind=True) as subscriber:
-        publishers = [new_publisher(subscriber.endpoint, bind=False) for _ in range(2)]
-        for publisher in publishers:
+def test_a_socket_that_listens_takes_many_publishers(peers: Peers) -> None:
+    sink = NotingSink()
+    with Subscriber(sink, [LISTENING]) as subscriber:
+        (endpoint,) = subscriber.endpoints
+        for number in range(5):
+            publisher = RawPublisher(peers, endpoint, bind=False)
             publisher.wait_for_subscriber()
-            publisher.publish(b"kv@pod@model", b"x")
-        assert subscriber.wait_until(lambda s: s.batches == 2, WAIT_S)
+            publisher.publish(b"kv@pod-%d@m" % number, b"x")
+        assert subscriber.wait_until(lambda s: s.batches == 5, WAIT_S)
+        assert subscriber.statistics().connections == 5
+    assert {topic for topic, _, _ in sink.batches} == {b"kv@pod-%d@m" % n for n in range(5)}
+    assert sink.feeds[0].told[0] == "opened"
 
 
-def test_a_topic_that_names_no_pod_is_replaced_and_one_that_does_is_not(new_publisher: NewPublisher) -> None:
-    publisher = new_publisher()
-    sink = RecordingSink()
-    with Subscriber(sink, [publisher.endpoint], unnamed_topic=b"kv@configured@model") as subscriber:
+@pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.parametrize("kind", ["ipc", "ipv6"])
+def test_every_transport_works_in_both_directions(
+    peers: Peers, tmp_path: Path, listens: bool, kind: str
+) -> None:
+    wanted = f"ipc://{tmp_path}/s" if kind == "ipc" else "tcp://[::1]:*"
+    sink = NotingSink()
+    publisher = None if listens else RawPublisher(peers, wanted)
+    source = SourceConfig(endpoint=publisher.endpoint if publisher else wanted, bind=listens)
+    with Subscriber(sink, [source]) as subscriber:
+        publisher = publisher or RawPublisher(peers, subscriber.endpoints[0], bind=False)
         publisher.wait_for_subscriber()
-        for topic in (b"", b"kv-events", b"kv@own@model"):
-            publisher.publish(topic, b"x")
-        assert subscriber.wait_until(lambda s: s.batches == 3, WAIT_S)
-    topics = [topic for topic, _, _ in sink.batches]
-    assert topics == [b"kv@configured@model", b"kv@configured@model", b"kv@own@model"]
+        publisher.publish(TOPIC, b"x")
+        assert subscriber.wait_until(lambda s: s.batches == 1, WAIT_S)
 
 
-def test_bad_messages_are_counted_and_the_good_ones_still_arrive(new_publisher: NewPublisher) -> None:
-    publisher = new_publisher()
-    sink = RecordingSink()
+def test_messages_of_the_wrong_shape_are_counted_and_said_once_and_the_good_ones_arrive(
+    peers: Peers, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher, sink = RawPublisher(peers), NotingSink()
+    with caplog.at_level(logging.WARNING), Subscriber(sink, [publisher.endpoint]) as subscriber:
+        publisher.wait_for_subscriber()
+        for _ in range(10):
+            publisher.socket.send_multipart([TOPIC])
+            publisher.socket.send_multipart([TOPIC, bytes(8), b"x", b"one too many"])
+            publisher.socket.send_multipart([TOPIC, bytes(8), *[b"x"] * 1000])
+            publisher.socket.send_multipart([TOPIC, bytes(7), b"x"])
+            publisher.socket.send_multipart([TOPIC, bytes(9), b"x"])
+            publisher.publish(TOPIC, NO_BATCH)
+        publisher.publish(TOPIC, b"good")
+        assert subscriber.wait_until(lambda s: s.batches == 1, WAIT_S)
+        statistics = subscriber.statistics()
+    assert (statistics.bad_frames, statistics.bad_sequence, statistics.refused) == (30, 20, 10)
+    assert sink.batches == [(TOPIC, 10, b"good")]
+    said = [record.getMessage() for record in caplog.records if record.name.endswith("source")]
+    assert len(said) == len(statistics.sources[0].said) == 3
+    assert "expected topic, sequence number and payload, got 1 frames" in said[0]
+    assert "expected a sequence number of 8 bytes, got 7" in said[1]
+
+
+def test_a_sequence_number_of_eight_high_bytes_is_unsigned(peers: Peers) -> None:
+    publisher, sink = RawPublisher(peers), NotingSink()
     with Subscriber(sink, [publisher.endpoint]) as subscriber:
         publisher.wait_for_subscriber()
-        publisher.socket.send_multipart([b"kv@pod@model"])
-        publisher.socket.send_multipart([b"kv@pod@model", bytes(8), b"x", b"one too many"])
-        publisher.socket.send_multipart([b"kv@pod@model", b"short", b"x"])
-        publisher.publish(b"kv@pod@model", b"no batch")
-        publisher.publish(b"kv@pod@model", b"good")
+        publisher.socket.send_multipart([TOPIC, b"\xff" * 8, b"x"])
         assert subscriber.wait_until(lambda s: s.batches == 1, WAIT_S)
-    statistics = subscriber.statistics()
-    assert (statistics.bad_frames, statistics.bad_sequence, statistics.refused) == (2, 1, 1)
-    assert sink.batches == [(b"kv@pod@model", 1, b"good")]
+    assert sink.batches == [(TOPIC, 2**64 - 1, b"x")]
 
 
-def test_a_sequence_number_of_eight_high_bytes_is_unsigned(new_publisher: NewPublisher) -> None:
-    publisher = new_publisher()
-    sink = RecordingSink()
+def test_a_frame_beyond_the_limit_cuts_its_publisher_off_until_it_is_dialled_again(peers: Peers) -> None:
+    publisher, sink = RawPublisher(peers), NotingSink()
+    config = SubscriberConfig(message_bytes_max=1000)
+    with Subscriber(sink, [publisher.endpoint], config) as subscriber:
+        publisher.wait_for_subscriber()
+        publisher.publish(TOPIC, bytes(1001))
+        publisher.wait_for_departure()
+        publisher.wait_for_subscriber()
+        publisher.publish(TOPIC, bytes(1000))
+        assert subscriber.wait_until(lambda s: s.batches == 1, WAIT_S)
+    assert sink.batches == [(TOPIC, 1, bytes(1000))]
+    assert sink.feeds[0].told == ["opened", "closed", "opened", "close"]
+
+
+def test_a_publisher_that_leaves_and_comes_back_is_noticed(peers: Peers) -> None:
+    publisher, sink = RawPublisher(peers), NotingSink()
     with Subscriber(sink, [publisher.endpoint]) as subscriber:
-        publisher.wait_for_subscriber()
-        publisher.socket.send_multipart([b"kv@pod@model", b"\xff" * 8, b"x"])
-        assert subscriber.wait_until(lambda s: s.batches == 1, WAIT_S)
-    assert sink.batches == [(b"kv@pod@model", 2**64 - 1, b"x")]
-
-
-def test_a_frame_beyond_the_limit_cuts_its_publisher_off(new_publisher: NewPublisher) -> None:
-    publisher = new_publisher()
-    sink = RecordingSink()
-    with Subscriber(sink, [publisher.endpoint], message_bytes_max=1000) as subscriber:
-        publisher.wait_for_subscriber()
-        publisher.publish(b"kv@pod@model", bytes(1001))
-        assert publisher.socket.poll(int(WAIT_S * 1000))
-        assert publisher.socket.recv() == b"\x00", "the subscription ends with the connection"
-        publisher.wait_for_subscriber()  # it dials again
-        publisher.publish(b"kv@pod@model", bytes(1000))
-        assert subscriber.wait_until(lambda s: s.batches == 1, WAIT_S)
-    assert sink.batches == [(b"kv@pod@model", 1, bytes(1000))]
-
-
-def test_the_count_of_connections_follows_publishers_that_come_and_go(new_publisher: NewPublisher) -> None:
-    publisher = new_publisher()
-    with Subscriber(RecordingSink(), [publisher.endpoint]) as subscriber:
         assert subscriber.wait_until(lambda s: s.connections == 1, WAIT_S)
         publisher.socket.close(linger=0)
         assert subscriber.wait_until(lambda s: s.connections == 0, WAIT_S)
+        again = RawPublisher(peers, publisher.endpoint)
+        again.wait_for_subscriber()
+        assert subscriber.wait_until(lambda s: s.connections == 1, WAIT_S)
+    assert sink.feeds[0].told == ["opened", "closed", "opened", "close"]
+
+
+def test_connections_that_come_and_go_on_a_listening_socket_are_one_disturbance(peers: Peers) -> None:
+    sink = NotingSink()
+    with Subscriber(sink, [LISTENING], SubscriberConfig(settle_s=0.3)) as subscriber:
+        (endpoint,) = subscriber.endpoints
+        publishers = [RawPublisher(peers, endpoint, bind=False) for _ in range(10)]
+        assert subscriber.wait_until(lambda s: s.connections == 10, WAIT_S)
+        assert sink.feeds[0].told == ["opened"], "who comes does not disturb the others"
+        for publisher in publishers[:9]:
+            publisher.socket.close(linger=0)
+        assert subscriber.wait_until(lambda s: s.connections == 1, WAIT_S)
+        assert subscriber.wait_until(lambda s: len(sink.feeds[0].told) >= 3, WAIT_S)
+        publishers[9].socket.close(linger=0)
+        assert subscriber.wait_until(lambda s: s.connections == 0, WAIT_S)
+    assert sink.feeds[0].told == ["opened", "closed", "opened", "closed", "close"]
+
+
+def test_sources_come_and_go_while_others_are_heard(peers: Peers) -> None:
+    publishers, sink = [RawPublisher(peers) for _ in range(2)], NotingSink()
+    with Subscriber(sink) as subscriber:
+        for publisher in publishers:
+            assert subscriber.add(publisher.endpoint) == publisher.endpoint
+            publisher.wait_for_subscriber()
+            publisher.publish(TOPIC, b"x")
+        assert subscriber.wait_until(lambda s: s.batches == 2, WAIT_S)
+        with pytest.raises(ConfigError, match="each endpoint once"):
+            subscriber.add(publishers[0].endpoint)
+        subscriber.remove(publishers[0].endpoint)
+        publishers[0].wait_for_departure()
+        assert sink.feeds[0].told[-1] == "close"
+        publishers[1].publish(TOPIC, b"x")
+        assert subscriber.wait_until(lambda s: s.batches == 3, WAIT_S), "what was counted stays counted"
+        assert subscriber.endpoints == (publishers[1].endpoint,)
+        with pytest.raises(ConfigError, match="expected the endpoint of one"):
+            subscriber.remove(publishers[0].endpoint)
+        subscriber.add(publishers[0].endpoint)
+        publishers[0].wait_for_subscriber()
+    with pytest.raises(ConfigError, match="got one that has stopped"):
+        subscriber.add(publishers[0].endpoint)
+
+
+def test_a_port_is_free_as_soon_as_its_source_is_removed() -> None:
+    with Subscriber(NotingSink(), [LISTENING]) as subscriber:
+        (endpoint,) = subscriber.endpoints
+        source = SourceConfig(endpoint=endpoint, bind=True)
+        for _ in range(5):
+            subscriber.remove(endpoint)
+            assert subscriber.add(source) == endpoint
+
+
+def test_sources_beyond_the_bound_are_refused() -> None:
+    config = SubscriberConfig(sources_max=2)
+    with pytest.raises(ConfigError, match="expected at most 2"):
+        Subscriber(NotingSink(), [LISTENING] * 3, config)
+
+
+def test_a_quiet_publisher_is_heard_at_once_while_another_one_floods(peers: Peers) -> None:
+    flooding, quiet, sink = RawPublisher(peers), RawPublisher(peers), NotingSink()
+    with Subscriber(sink, [flooding.endpoint, quiet.endpoint]) as subscriber:
+        flooding.wait_for_subscriber()
+        quiet.wait_for_subscriber()
+        for _ in range(50_000):
+            flooding.publish(b"kv@loud@m", b"x")
+        quiet.publish(b"kv@quiet@m", b"x")
+        assert subscriber.wait_until(lambda s: s.batches == 50_001, WAIT_S)
+    place = next(i for i, (topic, _, _) in enumerate(sink.batches) if topic == b"kv@quiet@m")
+    assert place < 50_000, "it did not wait for all of the other's"
 
 
 def test_a_wait_that_is_never_fulfilled_ends_with_its_time() -> None:
-    with Subscriber(RecordingSink(), [LOOPBACK], bind=True) as subscriber:
+    with Subscriber(NotingSink(), [LISTENING]) as subscriber:
         assert not subscriber.wait_until(lambda s: s.batches == 1, timeout_s=0.01)
 
 
 @pytest.mark.parametrize("endpoint", ["", "10.0.0.9:5557", "tcp://127.0.0.1", "smtp://10.0.0.9:25"])
 def test_an_endpoint_that_is_none_is_a_clear_error(endpoint: str) -> None:
     with pytest.raises(ConfigError, match="expected an endpoint such as 'tcp://"):
-        Subscriber(RecordingSink(), [endpoint])
+        Subscriber(NotingSink(), [endpoint])
+    with Subscriber(NotingSink()) as subscriber, pytest.raises(ConfigError, match="such as 'tcp://"):
+        subscriber.add(endpoint)
 
 
 def test_stopping_twice_or_without_a_start_is_harmless() -> None:
-    never_started = Subscriber(RecordingSink(), [LOOPBACK], bind=True)
+    never_started = Subscriber(NotingSink(), [LISTENING])
     never_started.stop()
-    with Subscriber(RecordingSink(), [LOOPBACK], bind=True) as subscriber:
+    with Subscriber(NotingSink(), [LISTENING]) as subscriber:
         pass
     subscriber.stop()
 
 
-def test_an_error_that_is_no_bad_input_surfaces_at_the_stop(new_publisher: NewPublisher) -> None:
-    publisher = new_publisher()
-    subscriber = Subscriber(RecordingSink(), [publisher.endpoint]).start()
+def test_an_error_that_is_no_bad_input_ends_the_thread_and_is_told(
+    peers: Peers, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher, sink = RawPublisher(peers), NotingSink()
+    subscriber = Subscriber(sink, [publisher.endpoint]).start()
     publisher.wait_for_subscriber()
-    publisher.publish(b"kv@pod@model", b"broken invariant")
+    publisher.publish(TOPIC, BROKEN)
     assert not subscriber.wait_until(lambda s: s.batches == 1, WAIT_S), "the thread has ended"
+    assert subscriber.statistics().failure == "RuntimeError: broken invariant"
+    assert "the subscriber's thread has ended" in caplog.text
+    with pytest.raises(ConfigError, match="got one that has stopped"):
+        subscriber.add(LOOPBACK)
     with pytest.raises(RuntimeError, match="broken invariant"):
         subscriber.stop()
+    assert sink.feeds[0].told[-1] == "close"

@@ -1,0 +1,104 @@
+"""The write path of an atlas: whose batch it is, whether it fits, and its way into the mirror."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from kvatlas.index.errors import InputError
+from kvatlas.ingest._native import Decoder
+from kvatlas.ingest.config import AtlasConfig
+from kvatlas.ingest.feed import Feed, FeedNames
+from kvatlas.ingest.fleet_state import FleetState
+from kvatlas.ingest.topic import parse_topic
+from kvatlas.ingest.worker_state import WorkerState
+
+
+class Intake:
+    """What all feeds of an atlas write through. All but `counts` is used under `lock`."""
+
+    def __init__(self, config: AtlasConfig, fleet: FleetState, clock_s: Callable[[], float]) -> None:
+        self.lock = threading.RLock()
+        self.decoder = Decoder()
+        self.counts: Counter[str] = Counter()
+        self.clock_s = clock_s
+        self.limits = config.stream
+        self._config = config
+        self.fleet = fleet
+
+    def name(self, topic: bytes, names: FeedNames) -> tuple[str, str]:
+        """Pod and model of a topic: its own words, else its feed's names, else the configuration's."""
+        config = self._config
+        named = parse_topic(topic)
+        pod = named.pod or names.pod or config.default_pod
+        configured = config.pods.get(pod) if pod is not None else None
+        model = named.model or names.model or (configured and configured.model) or config.default_model
+        if pod is None or model is None:
+            missing = "pod" if pod is None else "model"
+            raise InputError(
+                f"topic {topic!r}: expected kv@<pod>@<model>, or the {missing} in the configuration"
+            )
+        return pod, model
+
+    def worker(self, feed: Feed, pod: str, model: str, rank: int) -> WorkerState:
+        """The worker of these names; a new one belongs to this feed. Raises InputError without room."""
+        fleet = self.fleet
+        worker = fleet.find(model, pod, rank)
+        if worker is None:
+            worker = fleet.add(model, pod, rank, feed)
+            feed.add(worker)
+        return worker
+
+    def receive(self, worker: WorkerState, seq: int, payload: bytes) -> None:
+        """A live batch of the worker, which is in the decoder. Raises InputError as `apply`."""
+        decoder = self.decoder
+        ts = decoder.ts
+        if ts is not None:
+            worker.lag.note(ts, time.time())
+        self.counts["batches"] += 1
+        if worker.stream.receive(seq, decoder.checksum, ts, payload, self.clock_s()):
+            try:
+                self._apply(worker)
+            except InputError as error:
+                worker.stream.unread(str(error), self.clock_s())
+                raise
+
+    def apply(self, worker: WorkerState, payload: bytes) -> float | None:
+        """Decode and apply a batch of the worker; returns its time.
+
+        Raises DecodeError when it is no batch, InputError when there is no lane for what it names.
+        """
+        self.decoder.decode(payload)
+        self._apply(worker)
+        return self.decoder.ts
+
+    def _apply(self, worker: WorkerState) -> None:
+        decoder = self.decoder
+        worker.batches += 1
+        worker.last_event_ts = decoder.ts
+        if worker.learns_block_size:
+            self.fleet.learn_block_size(worker, decoder.dense_block_size)
+        mirror = worker.mirror
+        if mirror is None:
+            self._leave_out(worker)
+        elif worker.groups_are_old or not mirror.apply(decoder):
+            self.fleet.prepare(worker, decoder)
+            mirror.apply(decoder, told=True)
+        if not decoder.clean:
+            self._count_unread(worker)
+        worker.observe_changes()
+
+    def _leave_out(self, worker: WorkerState) -> None:
+        """Nothing can be placed before the model's block size is known."""
+        self.counts["no_block_size"] += self.decoder.n_events
+        if self.decoder.group_mask or self.decoder.store_tiers:
+            worker.truth.doubt("missed", self.clock_s(), "what came before its block size was known")
+
+    def _count_unread(self, worker: WorkerState) -> None:
+        decoder, counts = self.decoder, self.counts
+        counts["bad_event"] += decoder.bad_events
+        counts["unknown_events"] += decoder.unknown_events
+        counts["broken_payload"] += decoder.broken
+        worker.stream.unread("bad, unknown or broken events in a batch", self.clock_s())

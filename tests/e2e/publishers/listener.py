@@ -1,0 +1,74 @@
+"""An atlas with a subscriber, as it stands before one publisher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kvatlas import Atlas, AtlasConfig
+from kvatlas.ingest.atlas_statistics import WorkerStatistics
+from kvatlas.ingest.source_config import SourceConfig
+from kvatlas.ingest.stream_limits import StreamLimits
+from kvatlas.ingest.subscriber import Subscriber
+from tests.e2e.publishers.publisher import MODEL, POD
+from tests.e2e.publishers.said import HASH_SEED, Said
+
+WAIT_S = 15.0
+SOON = StreamLimits(confirm_after_s=0.1, confirm_every_s=0.2)
+"""Asks whether a tail was lost as soon as nothing comes."""
+NEVER = StreamLimits(confirm_after_s=3600.0, confirm_every_s=3600.0)
+"""Never asks out of idleness: a test sees what else makes it ask."""
+
+
+class Listener:
+    """Listens from the moment it is made; a context manager. What it hears is worker (POD, `rank`)."""
+
+    def __init__(
+        self, endpoint: str, replay_endpoint: str | None, *, limits: StreamLimits = SOON, **source: Any
+    ) -> None:
+        self.atlas = Atlas(AtlasConfig(hash_seed=HASH_SEED, stream=limits))
+        self._rank = source.get("rank") or 0
+        self.subscriber = Subscriber(
+            self.atlas, [SourceConfig(endpoint=endpoint, replay_endpoint=replay_endpoint, **source)]
+        )
+
+    def __enter__(self) -> Listener:
+        self.subscriber.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.subscriber.stop()
+
+    @property
+    def held(self) -> dict[int, int]:
+        """Tier bits by block key."""
+        return self.atlas.residency(MODEL).get((POD, self._rank, 0), {})
+
+    @property
+    def worker(self) -> WorkerStatistics | None:
+        """None as long as nothing has been heard."""
+        return next(iter(self.atlas.statistics().workers), None)
+
+    @property
+    def sequence(self) -> int | None:
+        """Number of the last batch applied."""
+        return self.worker.sequence if self.worker is not None else None
+
+    @property
+    def state(self) -> str:
+        """Of the worker's truth; empty as long as nothing has been heard."""
+        return self.worker.truth.state if self.worker is not None else ""
+
+    @property
+    def reasons(self) -> set[str]:
+        """Names of the doubts that stand."""
+        return {reason.name for reason in self.worker.truth.reasons} if self.worker is not None else set()
+
+    def wait_until_exact(self, said: Said) -> None:
+        """Returns when the atlas holds what the server has said, and says that it knows."""
+        self.wait_until(lambda: self.state == "EXACT" and self.held == said.held())
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        assert self.subscriber.wait_until(lambda _: condition(), WAIT_S), (
+            f"not so in {WAIT_S} s: {self.state} for {self.reasons}, {len(self.held)} blocks held"
+        )

@@ -1,0 +1,133 @@
+"""A subscriber before the real publishers of many releases: late, cut off, restarted, overrun.
+
+In the end the atlas holds what the server said, block by block, or says why it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from tests.e2e.publishers.conftest import NewPublisher
+from tests.e2e.publishers.link import Link
+from tests.e2e.publishers.listener import NEVER, Listener
+from tests.e2e.publishers.publisher import Publisher
+from tests.e2e.publishers.said import Prompt, Said, prompt
+
+
+@dataclass(frozen=True)
+class Network:
+    """Links to both sockets of a publisher."""
+
+    live: Link
+    replay: Link
+
+    def cut(self) -> None:
+        self.live.cut()
+        self.replay.cut()
+
+    def mend(self) -> None:
+        self.live.mend()
+        self.replay.mend()
+
+
+@pytest.fixture
+def publisher(new_publisher: NewPublisher) -> Publisher:
+    return new_publisher()
+
+
+@pytest.fixture
+def network(publisher: Publisher) -> Iterator[Network]:
+    with ExitStack() as open_links:
+        live = open_links.enter_context(Link(publisher.endpoint))
+        yield Network(live, open_links.enter_context(Link(publisher.replay_endpoint)))
+
+
+def conversation(publisher: Publisher, said: Said, name: str, batches: int = 20) -> Prompt:
+    """A chat that grows by a block a batch, while one block of another is stored and removed."""
+    chat = prompt(f"{name} chat", batches)
+    passing = prompt(f"{name} passing", 1)
+    publisher.publish(
+        *(
+            [said.store(chat, turn, turn + 1), said.store(passing), said.remove(passing, 0)]
+            for turn in range(batches)
+        )
+    )
+    return chat
+
+
+def test_a_late_listener_sees_all_of_a_silent_server(publisher: Publisher) -> None:
+    said = Said()
+    conversation(publisher, said, "first")
+    publisher.wait_until_sent(19)
+    with Listener(publisher.endpoint, publisher.replay_endpoint, limits=NEVER) as listener:
+        listener.wait_until_exact(said)
+        assert len(said.held()) == 20
+
+
+def test_a_listener_that_joins_busy_traffic_misses_nothing(publisher: Publisher) -> None:
+    said = Said()
+    for part in range(5):
+        conversation(publisher, said, f"before {part}", batches=100)
+    with Listener(publisher.endpoint, publisher.replay_endpoint) as listener:
+        for part in range(5):
+            conversation(publisher, said, f"after {part}", batches=100)
+        listener.wait_until_exact(said)
+
+
+def test_what_a_full_buffer_has_dropped_is_known_to_be_missing(new_publisher: NewPublisher) -> None:
+    publisher, said = new_publisher(buffer_steps=5), Said()
+    conversation(publisher, said, "first")
+    publisher.wait_until_sent(19)
+    with Listener(publisher.endpoint, publisher.replay_endpoint, limits=NEVER) as listener:
+        listener.wait_until(lambda: listener.state == "PARTIAL")
+        assert "missed" in listener.reasons
+        assert listener.held.items() <= said.held().items()
+        publisher.publish([said.clear()])
+        conversation(publisher, said, "second")
+        listener.wait_until_exact(said)
+
+
+def test_batches_lost_on_a_cut_line_are_asked_for(publisher: Publisher, network: Network) -> None:
+    said = Said()
+    with Listener(network.live.endpoint, network.replay.endpoint) as listener:
+        chat = conversation(publisher, said, "first")
+        listener.wait_until_exact(said)
+        network.cut()
+        listener.wait_until(lambda: listener.state == "DEGRADED")
+        publisher.publish([said.remove(chat, 19)], [said.remove(chat, 18)])
+        conversation(publisher, said, "second")
+        publisher.wait_until_sent(41)
+        network.mend()
+        listener.wait_until_exact(said)
+
+
+def test_batches_dropped_at_the_high_water_mark_are_asked_for(new_publisher: NewPublisher) -> None:
+    """Twice: the first time it is the tail that is missing, the second time a batch that comes shows it."""
+    publisher, said = new_publisher(hwm=2), Said()
+    with (
+        Link(publisher.endpoint) as link,
+        Listener(link.endpoint, publisher.replay_endpoint) as listener,
+    ):
+        conversation(publisher, said, "first")
+        listener.wait_until_exact(said)
+        for _ in range(2):
+            link.hold()
+            flood(publisher, said)
+            link.flow()
+            conversation(publisher, said, "second", batches=1)
+            listener.wait_until_exact(said)
+        assert listener.worker is not None
+        assert listener.worker.gaps > 0
+
+
+def flood(publisher: Publisher, said: Said) -> None:
+    """More than the sockets between two programs take: copies of a long prompt, of which one stays."""
+    flooding = prompt("flood", 2000)
+    copies = 100
+    publisher.publish([said.store(flooding, 0, 1), said.store(flooding, 1)])
+    publisher.publish([said.store(flooding, 1)], times=copies)
+    publisher.publish([said.remove(flooding, block) for block in range(1999, 0, -1)], times=copies)
