@@ -59,6 +59,11 @@ class EngineGroup:
         self.drops = group.is_draft if layout.has_draft else layout.drops_matched_block
         self._layout = layout
 
+    @property
+    def likeness(self) -> tuple[str, int, int]:
+        """What groups that are looked up together have in common."""
+        return self.kind, self.window_tokens, self.block_size
+
     def digest(self, digests: Sequence[bytes], position: int) -> bytes:
         """The name of a block: of the last of the engine's blocks in it, which is chained to the rest."""
         return digests[(position + 1) * self.scale - 1]
@@ -140,6 +145,8 @@ class GroupLayout:
         self.alignment = math.lcm(*(group.block_size or block_size for group in groups))
         """Tokens; the groups' common block size: hits are multiples of it."""
         self.groups = [EngineGroup(group, number, self) for number, group in enumerate(groups)]
+        for group in self.groups:  # groups that are alike are looked up as one, and drop as one
+            group.drops = any(other.drops for other in self.groups if other.likeness == group.likeness)
         self._check(groups)
 
     @property

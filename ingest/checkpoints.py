@@ -50,7 +50,6 @@ class _Beside(msgspec.Struct, frozen=True):
     """What a worker's file says beside its content."""
 
     doubts: dict[str, str]
-    misses_offloaded: bool
     stores: tuple[str, ...]
 
 
@@ -108,7 +107,7 @@ class Checkpoints:
 
     def _head_of(self, worker: WorkerState, mark: KeyspaceMark) -> CheckpointHead:
         position = worker.stream.position
-        beside = _Beside(worker.truth.lasting(), worker.claims.misses_offloaded, tuple(sorted(worker.stores)))
+        beside = _Beside(worker.truth.lasting(), tuple(sorted(worker.stores)))
         return CheckpointHead(
             identity=WorkerIdentity(worker.model, worker.pod, worker.rank, mark),
             time_s=time.time(),
@@ -190,7 +189,6 @@ class Checkpoints:
             self._fleet.remove(worker)
             raise
         now_s = self._intake.clock_s()
-        worker.claims.misses_offloaded = beside.misses_offloaded
         worker.truth.restore(beside.doubts, now_s)
         if head.position is not None:
             worker.stream.resume(head.position.sequence, head.position.payload_checksum, now_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kvatlas.ingest.config import PodConfig
 from kvatlas.ingest.truth import Truth
 
 _DOUBT_OF_CLAIM = {
@@ -19,50 +20,43 @@ _DOUBT_OF_CLAIM = {
 
 
 class ClaimsWatch:
-    """Raises and settles a worker's doubts as its mirror's claims change.
+    """Raises and settles a worker's doubts as its mirror's claims change. Thread safety: none."""
 
-    `gpu_blocks`: how many the engine has, where that is known. Thread safety: none.
-    """
-
-    def __init__(self, truth: Truth, *, gpu_blocks: int | None, trusts_absent_extras: bool) -> None:
+    def __init__(self, truth: Truth, config: PodConfig) -> None:
         self._truth = truth
-        self._gpu_blocks = gpu_blocks
-        self._trusts_absent_extras = trusts_absent_extras
+        self._config = config
         self._clears = 0
-        self.misses_offloaded = False
-        """Whether it may hold offloaded blocks from before; it matters once it shows that it offloads."""
         self.has_absent_extras = False
         """Some of its events do not say what is salted or multimodal."""
 
-    def restart(self) -> None:
-        """Another incarnation of the engine, or its whole history, begins."""
-        self.misses_offloaded = False
+    @property
+    def waits_for_turnover(self) -> bool:
+        """Whether the number of copies known may settle a doubt."""
+        return self._config.gpu_blocks is not None and self._truth.stands("missed")
 
     def observe(self, claims: Mapping[str, int], now_s: float) -> None:
         """`claims` as `Mirror.claims` has them."""
-        truth = self._truth
-        if claims["clears"] != self._clears:
-            self._clears = claims["clears"]
-            self._know_the_device()
-        elif self._gpu_blocks is not None and claims["gpu_copies"] >= self._gpu_blocks:
-            self._know_the_device()
+        doubts = {doubt: f"{claims[claim]}" for claim, doubt in _DOUBT_OF_CLAIM.items() if claims[claim]}
+        settled = {doubt for doubt in _DOUBT_OF_CLAIM.values() if doubt not in doubts}
+        if self._truth.stands("missed") and self._knows_the_device(claims):
+            settled.add("missed")
+            if self._config.offloads is not False:
+                doubts["missed_offloaded"] = ""
+        self._clears = claims["clears"]
         if claims["stale"] == 0:
-            truth.settle("lost", "unread")
-        if self.misses_offloaded and claims["offloaded"]:
-            truth.doubt("missed_offloaded", now_s)
-        for claim, doubt in _DOUBT_OF_CLAIM.items():
-            if claims[claim]:
-                truth.doubt(doubt, now_s, f"{claims[claim]}")
-            else:
-                truth.settle(doubt)
+            settled |= {"lost", "unread", "reported"}
+        elif not (self._truth.stands("lost") or self._truth.stands("unread")):
+            doubts["reported"] = f"{claims['stale']}"
         self.has_absent_extras = claims["extras_absent"] > 0
-        if self.has_absent_extras and not self._trusts_absent_extras:
-            truth.doubt("unsalted", now_s)
+        if self.has_absent_extras and not self._config.trust_absent_extras:
+            doubts["unsalted"] = ""
         else:
-            truth.settle("unsalted")
+            settled.add("unsalted")
+        self._truth.change(now_s, doubts=doubts, settled=settled)
 
-    def _know_the_device(self) -> None:
-        """All that the engine holds on gpu is known; what it has offloaded before may not be."""
-        if self._truth.stands("missed"):
-            self.misses_offloaded = True
-            self._truth.settle("missed")
+    def _knows_the_device(self, claims: Mapping[str, int]) -> bool:
+        """Whether all that the engine holds on gpu has been announced since something was missed."""
+        gpu_blocks = self._config.gpu_blocks
+        if gpu_blocks is not None and claims["gpu_copies"] >= gpu_blocks and claims["stale"] == 0:
+            return True
+        return claims["clears"] != self._clears

@@ -39,6 +39,9 @@ class PodConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     gpu_blocks: int | None = None
     """Engine blocks that its gpu cache has, less the null block. Set, a worker that has missed the
     past is complete again as soon as so many copies are known."""
+    offloads: bool | None = None
+    """Whether it keeps blocks in CPU memory as well. False: a worker that has missed the past knows
+    all of it after a clear; else what it offloaded before stays unknown until it restarts."""
     trust_absent_extras: bool = True
     """Whether events that do not say what is salted or multimodal (vLLM before 0.17) are taken for
     plain blocks. False: such a worker is DEGRADED. True: it is at best PARTIAL for prompts with a

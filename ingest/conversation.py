@@ -111,7 +111,7 @@ class Conversation:
             return
         self._feed.intake.decoder.decode(payload)
         worker = self._feed.identify(topic or b"")
-        if not self._feed.speaks_for(worker):
+        if not self._feed.speaks_for(worker, live=False):
             raise InputError(f"pod: expected one that no other endpoint speaks for, got {worker.pod!r}")
         self._talk.stop()
         if worker.stream.adopt(number, now_s):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,7 +76,7 @@ class Feed:
                 worker = self._heard.get((topic, intake.decoder.rank))
                 if worker is None or worker.removed:
                     worker = self.identify(topic)
-                if worker.feed is self or self.speaks_for(worker):
+                if worker.feed is self or self.speaks_for(worker, live=True):
                     intake.receive(worker, seq, payload)
             except (InputError, TypeError):
                 intake.counts["refused_payloads"] += 1
@@ -108,7 +109,7 @@ class Feed:
         """Ask for the past of a worker that has not spoken yet. Raises InputError without room for it."""
         with self.intake.lock:
             worker = self.intake.worker(self, pod, model, rank)
-            if self.speaks_for(worker):
+            if self.speaks_for(worker, live=False):
                 worker.stream.begin(self.intake.clock_s())
 
     def tick(self) -> None:
@@ -142,14 +143,15 @@ class Feed:
         self._heard[topic, told_rank] = worker
         return worker
 
-    def speaks_for(self, worker: WorkerState) -> bool:
-        """Whether it does, perhaps from now on, since the worker's former source is gone."""
+    def speaks_for(self, worker: WorkerState, *, live: bool) -> bool:
+        """Whether it does, perhaps from now on: its former source is gone, or never heard it live."""
         if worker.feed is self:
             return True
-        now_s = self.intake.clock_s()
-        former = worker.feed
-        if not former.is_closed and former.connected is not False:
-            worker.stream.contest(now_s)
+        former, now_s = worker.feed, self.intake.clock_s()
+        is_gone = former.is_closed or former.connected is False
+        if not is_gone and not (live and math.isinf(worker.stream.heard_s)):
+            if live:
+                worker.stream.contest(now_s)
             return False
         former.workers.pop(worker.number, None)
         self.add(worker)

@@ -158,8 +158,8 @@ class FleetState:
                 worker.groups[number] = GroupState(self._lane((worker.pod, worker.rank, number)))
         for number, kind, window, size in batch.groups():
             group = worker.groups.get(number)
-            if group is None:  # it has stored nothing yet
-                continue
+            if group is None:  # it stores nothing yet, but the engine needs it already
+                group = GroupState(self._lane((worker.pod, worker.rank, number)))
             worker.groups[number] = group._replace(
                 kind=kind if kind is not None else group.kind,
                 window_tokens=window or group.window_tokens,

@@ -88,9 +88,8 @@ class History:
             self._sink.restart()
         self._forget(seq)
         if seq > 0:
-            self._sink.lost()  # nothing is held, but it must know that it has missed something
             self._truth.doubt("missed", now_s, f"batches before {seq}")
-            self._sink.lost()
+            self._sink.lost()  # nothing is held, but it must know that it has missed something
         healed = (doubt for doubt in HEALED_BY_HISTORY if doubt != "missed" or seq == 0)
         self._truth.settle("never_heard", *healed)
 

@@ -2,7 +2,8 @@
 
 Each group in turn cuts the candidate length to its own longest hit; full attention comes first, for
 what it holds only becomes shorter. That goes on until a round changes nothing. A group with a
-speculative decoder looks one block further and drops it, once for each candidate.
+speculative decoder looks one block further and drops it, once for each candidate. Groups that are
+alike are looked up as one: what one of them lacks, all lack.
 Source: behaviour of vLLM 0.32, its managers' lookups and their coordinator.
 """
 
@@ -32,92 +33,111 @@ class PrefixLookup:
     def __init__(self, pool: BlockPool, layout: GroupLayout) -> None:
         self._pool = pool
         self._layout = layout
-        self._order = sorted(layout.groups, key=lambda group: not group.is_full)
+        alike: dict[tuple[str, int, int], list[EngineGroup]] = {}
+        for group in layout.groups:
+            alike.setdefault(group.likeness, []).append(group)
+        self._order = sorted(alike.values(), key=lambda members: not members[0].is_full)
 
     def longest_hit(self, digests: Sequence[bytes], prompt_tokens: int) -> PrefixHit:
         """`digests` are of the prompt's full blocks; one token at least is left to compute."""
-        most = prompt_tokens - 1
-        if len(self._order) == 1:
-            found = self._find(self._order[0], digests, most, self._order[0].drops)
-            return PrefixHit(len(found) * self._layout.block_size, [found], 0)
-        return self._reconciled(digests, most)
-
-    def _reconciled(self, digests: Sequence[bytes], most: int) -> PrefixHit:
-        end = len(digests) * self._layout.block_size
+        most, longest = prompt_tokens - 1, 0
+        if len(self._layout.groups) == 1:
+            members = self._order[0]
+            used = [self._find(members, digests, most, members[0].drops)]
+            length = len(used[0]) * self._layout.block_size
+        else:
+            length, longest, used = self._reconciled(digests, most)
         blocks: dict[int, list[int]] = {}
+        for members, needs in zip(self._order, used, strict=True):
+            for group in members:
+                blocks[group.number] = self._blocks(group, digests, needs[: length // group.block_size])
+        in_order = [blocks[group.number] for group in self._layout.groups]
+        return PrefixHit(length, in_order, longest if longest > length else 0)
+
+    def _reconciled(self, digests: Sequence[bytes], most: int) -> tuple[int, int, list[list[bool]]]:
+        """The common length, the longest of one lookup, and what each lookup needs at each position."""
+        end = len(digests) * self._layout.block_size
+        used: dict[int, list[bool]] = {}
         verified: set[int] = set()
         length, longest = most, 0
         while True:
             current = length
-            for group in self._order:
-                number = group.number
-                if group.is_full and number in blocks:
-                    current = min(current, len(blocks[number]) * group.block_size)
+            for i, members in enumerate(self._order):
+                first = members[0]
+                if first.is_full and i in used:
+                    current = min(current, len(used[i]) * first.block_size)
                     continue
-                drop = group.drops and number not in verified
+                drop = first.drops and i not in verified
                 limit = current
-                if drop and group.kind != "mamba":
-                    limit = min(current + group.block_size, end)
-                blocks[number] = self._find(group, digests, limit, drop)
-                tokens = len(blocks[number]) * group.block_size
+                if drop and first.kind != "mamba":
+                    limit = min(current + first.block_size, end)
+                used[i] = self._find(members, digests, limit, drop)
+                tokens = len(used[i]) * first.block_size
                 if drop:
-                    verified.add(number)
+                    verified.add(i)
                 elif tokens < current:
                     verified.clear()
                 current = tokens
                 longest = max(longest, current)
             if current >= length:
-                break
+                return length, longest, [used[i] for i in range(len(self._order))]
             length = current
-        found = [blocks[group.number][: length // group.block_size] for group in self._layout.groups]
-        return PrefixHit(length, found, longest if longest > length else 0)
 
-    def _find(self, group: EngineGroup, digests: Sequence[bytes], limit: int, drop: bool) -> list[int]:
-        """The group's longest hit of at most `limit` tokens: the block of each position."""
+    def _find(
+        self, members: list[EngineGroup], digests: Sequence[bytes], limit: int, drop: bool
+    ) -> list[bool]:
+        """The longest hit of at most `limit` tokens: whether it needs a block at each position."""
+        group = members[0]
         positions = limit // group.block_size
         if group.kind == "sliding_window":
-            return self._find_window(group, digests, positions, drop)
+            return self._find_window(members, digests, positions, drop)
         if group.kind == "mamba":
-            return self._find_state(group, digests, positions)
-        skipped = group.skipped_blocks(limit)
-        found = [NULL_BLOCK] * skipped
-        for position in range(skipped, positions):
-            block = self._pool.find(group.digest(digests, position), group.number)
-            if block is None:
-                break
-            found.append(block)
-        return self._aligned(group, found[:-1] if drop else found)
+            return self._find_state(members, digests, positions)
+        needs = [False] * group.skipped_blocks(limit)
+        while len(needs) < positions and self._holds(members, digests, len(needs)):
+            needs.append(True)
+        return self._aligned(group, needs[:-1] if drop else needs)
 
     def _find_window(
-        self, group: EngineGroup, digests: Sequence[bytes], positions: int, drop: bool
-    ) -> list[int]:
+        self, members: list[EngineGroup], digests: Sequence[bytes], positions: int, drop: bool
+    ) -> list[bool]:
         """The last run of blocks that fills the window, searched from the end."""
+        group = members[0]
         needed = group.blocks_for_a_hit(drop=drop)
-        found = [NULL_BLOCK] * positions
+        needs = [False] * positions
         run = 0
         for position in reversed(range(positions)):
-            block = self._pool.find(group.digest(digests, position), group.number)
-            if block is None:
+            if not self._holds(members, digests, position):
                 run = 0
                 continue
             if run == 0 and (position + 1 - drop) * group.block_size % self._layout.alignment:
                 continue
-            found[position] = block
+            needs[position] = True
             run += 1
             if run >= needed:
-                return self._aligned(group, found[: position + run - drop])
+                return self._aligned(group, needs[: position + run - drop])
         # A run that reaches the start of the prompt needs no more than it has.
-        head = self._aligned(group, found[:run])
+        head = self._aligned(group, needs[:run])
         return self._aligned(group, head[:-1] if drop else head)
 
-    def _find_state(self, group: EngineGroup, digests: Sequence[bytes], positions: int) -> list[int]:
+    def _find_state(self, members: list[EngineGroup], digests: Sequence[bytes], positions: int) -> list[bool]:
         for end in range(positions, 0, -1):
-            if end * group.block_size % self._layout.alignment == 0:
-                block = self._pool.find(group.digest(digests, end - 1), group.number)
-                if block is not None:
-                    return [NULL_BLOCK] * (end - 1) + [block]
+            aligned = end * members[0].block_size % self._layout.alignment == 0
+            if aligned and self._holds(members, digests, end - 1):
+                return [False] * (end - 1) + [True]
         return []
 
-    def _aligned(self, group: EngineGroup, found: list[int]) -> list[int]:
+    def _holds(self, members: list[EngineGroup], digests: Sequence[bytes], position: int) -> bool:
+        names = ((group.digest(digests, position), group.number) for group in members)
+        return all(self._pool.find(digest, number) is not None for digest, number in names)
+
+    def _blocks(self, group: EngineGroup, digests: Sequence[bytes], needs: list[bool]) -> list[int]:
+        found = []
+        for position, is_needed in enumerate(needs):
+            block = self._pool.find(group.digest(digests, position), group.number) if is_needed else None
+            found.append(NULL_BLOCK if block is None else block)
+        return found
+
+    def _aligned(self, group: EngineGroup, needs: list[bool]) -> list[bool]:
         per_step = self._layout.alignment // group.block_size
-        return found[: len(found) // per_step * per_step]
+        return needs[: len(needs) // per_step * per_step]

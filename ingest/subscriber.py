@@ -14,6 +14,7 @@ import zmq
 from kvatlas.index.errors import ConfigError
 from kvatlas.ingest.batch_sink import BatchSink
 from kvatlas.ingest.connection import Socket
+from kvatlas.ingest.descriptors import make_room
 from kvatlas.ingest.feed import FeedNames
 from kvatlas.ingest.receiver import Receiver
 from kvatlas.ingest.replay_client import ReplayClient
@@ -29,6 +30,7 @@ from kvatlas.ingest.waker import Waker
 
 _SOCKETS_PER_SOURCE = 3
 _SPARE_SOCKETS = 64
+_DESCRIPTORS_PER_SOURCE = 4
 _TELL_S = 0.005
 
 _log = logging.getLogger(__name__)
@@ -207,6 +209,7 @@ class Subscriber:
             config.bind and config.endpoint.endswith("*")
         ):
             raise ConfigError(f"sources: expected each endpoint once, got {config.endpoint!r} again")
+        make_room(_DESCRIPTORS_PER_SOURCE * (len(self._receiver.sources) + 1 + self.config.replays_at_once))
         feed = self._atlas.feed(
             FeedNames(pod=config.pod, model=config.model, rank=config.rank),
             config.has_replay_of,

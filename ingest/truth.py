@@ -14,7 +14,7 @@ Thread safety: one thread changes a truth at a time; `state` may be read by any.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -62,6 +62,12 @@ DOUBTS = {
             "unread",
             "DEGRADED",
             "events could not be read: removals may be among them",
+            "a clear, an engine restart, or turnover of what was held before",
+        ),
+        Doubt(
+            "reported",
+            "DEGRADED",
+            "a report named blocks of a group that keeps only some: they may not be there",
             "a clear, an engine restart, or turnover of what was held before",
         ),
         Doubt(
@@ -156,21 +162,22 @@ class Truth:
 
     def doubt(self, name: str, now_s: float, detail: str = "") -> None:
         """Raise a doubt; one that stands already keeps its age."""
-        since_s = self._standing[name][0] if name in self._standing else now_s
-        self._standing[name] = since_s, detail
-        self._judge()
+        self.change(now_s, doubts={name: detail})
 
     def settle(self, *names: str) -> None:
         """These doubts are healed; those that do not stand are ignored."""
-        count = len(self._standing)
-        for name in names:
-            self._standing.pop(name, None)
-        if len(self._standing) != count:
-            self._judge()
+        self.change(0.0, settled=names)
 
-    def settle_all(self, *, but: tuple[str, ...] = ()) -> None:
-        """All are healed at once: another incarnation of the engine begins."""
-        self.settle(*(name for name in self._standing if name not in but))
+    def change(
+        self, now_s: float, *, doubts: Mapping[str, str] | None = None, settled: Iterable[str] = ()
+    ) -> None:
+        """Raise doubts, with their details, and settle others, as one change."""
+        for name, detail in (doubts or {}).items():
+            standing = self._standing.get(name)
+            self._standing[name] = (now_s if standing is None else standing[0], detail)
+        for name in settled:
+            self._standing.pop(name, None)
+        self._judge()
 
     def stands(self, name: str) -> bool:
         return name in self._standing

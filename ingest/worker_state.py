@@ -88,9 +88,7 @@ class WorkerState:
         self.lag = Lag()
         self.agreement = Agreement(setup.agreement)
         self.truth = Truth(f"{pod} rank {rank} of {model}", setup.clock_s(), setup.changed)
-        self.claims = ClaimsWatch(
-            self.truth, gpu_blocks=config.gpu_blocks, trusts_absent_extras=config.trust_absent_extras
-        )
+        self.claims = ClaimsWatch(self.truth, config)
         self._setup = setup
         self._claims_seen = 0
         self.stream = Stream(
@@ -108,7 +106,6 @@ class WorkerState:
 
     def restart(self) -> None:
         self._empty()
-        self.claims.restart()
         self.lag.restart()
         self.agreement.forget()
         self.groups_are_old = True
@@ -136,7 +133,9 @@ class WorkerState:
 
     def observe_changes(self) -> None:
         """After every batch: bring the truth up to date, which most batches do not touch."""
-        if self.mirror is not None and self.mirror.claims_changed != self._claims_seen:
+        mirror = self.mirror
+        has_changed = mirror is not None and mirror.claims_changed != self._claims_seen
+        if has_changed or self.claims.waits_for_turnover:
             self.observe()
 
     def observe(self) -> None:

@@ -49,7 +49,10 @@ void Mirror::set_lora_names(std::unordered_map<uint64_t, std::string> names) {
 
 void Mirror::apply(const Batch& batch) {
   std::lock_guard turn(mutex_);
-  for (const Event& event : batch.events) {
+  judge(batch);
+  for (size_t i = 0; i < batch.events.size(); ++i) {
+    const Event& event = batch.events[i];
+    is_copy_ = event.parent != 0 || (i < true_copies_.size() && true_copies_[i]);
     switch (event.type) {
       case EventType::stored: stored(batch, event); break;
       case EventType::removed: removed(batch, event); break;
@@ -90,7 +93,7 @@ void Mirror::stored_dense(const Batch& batch, const Event& event) {
   Tip tip;
   if (event.parent != 0) {
     const NodeId parent = find(event.parent);
-    if (parent == kNoNode) return wait(batch, event);
+    if (parent == kNoNode || is_unplaced(nodes_[parent])) return wait(batch, event);
     tip = tip_of(parent);
   } else {
     std::string_view lora = event.lora_name.present ? event.lora_name.value : std::string_view();
@@ -132,6 +135,7 @@ void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::v
       NodeId id = find(hashes[i]);
       const bool created = id == kNoNode;
       if (created) id = create(hashes[i], tip, batch, event, i);
+      else if (is_unplaced(nodes_[id]) && !settle_unplaced(id, tip, batch, event, i)) id = kNoNode;
       else if (counting_) relink(id, tip.node);
       if (id == kNoNode) break;  // no room: counted
       placed[n_placed] = {id, tip.node, created};
@@ -164,51 +168,15 @@ void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::v
   end_event();
 }
 
-void Mirror::end_event() {
-  for (NodeId id : this_event_) nodes_[id].set(kThisEvent, false);
-  this_event_.clear();
-}
-
-// One more copy on gpu, unless the event may be a report of a copy already held. A block that the
-// event names twice is no report (kThisEvent).
-void Mirror::add_gpu(NodeId id, const Event& event, NodeId parent) {
-  const bool named_before = nodes_[id].is(kThisEvent);
-  if (!named_before) {
-    nodes_[id].set(kThisEvent, true);
-    this_event_.push_back(id);
-  }
-  const Copies before = copies(id, event.group);
-  Copies now = before;
-  if (!before.sure_on_gpu()) {
-    now.gpu = 1;
-    now.gpu_unknown = false;
-    now.gpu_more |= before.gpu > 0;
-    now.stale &= static_cast<uint8_t>(~1);
-  } else if (event.parent != 0 || named_before) {
-    if (now.gpu < kCopiesMax) {
-      ++now.gpu;
-    } else {
-      now.gpu_unknown = true;
-      tally(Count::copies_saturated);
-    }
-    tally(Count::duplicates);
-  } else {
-    now.gpu_unknown = true;
-    tally(Count::reported);
-  }
-  change(id, event.group, before, now, parent);
-}
-
 // Blocks whose place the event does not tell: found by their engine keys.
 void Mirror::stored_by_key(const Batch& batch, const Event& event, bool sparse) {
+  is_copy_ |= sparse;
   for (uint32_t i = 0; i < event.hashes.count; ++i) {
-    const NodeId id = resolve(batch.hashes[event.hashes.begin + i]);
+    NodeId id = resolve(batch.hashes[event.hashes.begin + i]);
+    if (id == kNoNode && sparse) id = create_unplaced(batch.hashes[event.hashes.begin + i]);
     if (id == kNoNode) {
       tally(Count::unresolved);
       lose(Tier::gpu, 1);
-    } else if (sparse && !proves(id, event, nodes_[id].is(kFresh))) {
-      reported_in_sparse(id, event, nodes_[id].is(kFresh));
-      if (!has_copies(id)) haunt(id);
     } else {
       add_gpu(id, event, kNoNode);
       tally(Count::blocks_stored);
@@ -245,7 +213,8 @@ void Mirror::stored_in_memory(const Batch& batch, const Event& event) {
 void Mirror::stored_in_store(const Batch& batch, const Event& event, Store& store) {
   for (uint32_t i = 0; i < event.hashes.count; ++i) {
     const uint64_t engine_key = batch.hashes[event.hashes.begin + i];
-    const NodeId id = find(engine_key);
+    NodeId id = find(engine_key);
+    if (id != kNoNode && is_unplaced(nodes_[id])) id = kNoNode;
     if (id != kNoNode && part_of(nodes_[id]) != nullptr) {
       tally(Count::store_parts);
       lose(event.tier, 1);
@@ -288,9 +257,9 @@ void Mirror::removed(const Batch& batch, const Event& event) {
     Copies now = before;
     now.stale &= static_cast<uint8_t>(~static_cast<uint8_t>(event.tier));
     if (event.tier == Tier::gpu && before.gpu > 0) {
-      now.removed_from_gpu();
-      now.gpu_more |= (before.stale & 1) != 0;
-      if (before.stale & 1) now.gpu = 0;
+      const bool stale = (before.stale & 1) != 0;
+      now.gpu = stale ? uint16_t{0} : static_cast<uint16_t>(before.gpu - 1);
+      now.gpu_more |= stale;
     } else if (event.tier == Tier::cpu && (before.cpu || before.cpu_unknown)) {
       now.cpu = now.cpu_unknown = false;
     } else if (event.tier == Tier::unknown && before.other) {
@@ -328,13 +297,14 @@ void Mirror::wait(const Batch& batch, const Event& event) {
 void Mirror::stitch(const Batch& batch, const Event& event) {
   ready_.clear();
   for (uint32_t i = 0; i < event.hashes.count; ++i) orphans_.children_of(batch.hashes[event.hashes.begin + i], ready_);
+  is_copy_ = true;  // they have a parent
   while (!ready_.empty()) {
     const auto oldest = std::min_element(ready_.begin(), ready_.end());
     const uint64_t number = *oldest;
     std::erase(ready_, number);
     const Orphan orphan = orphans_.take(number);
     const NodeId parent = find(orphan.parent);
-    if (parent == kNoNode) {  // forgotten again meanwhile
+    if (parent == kNoNode || is_unplaced(nodes_[parent])) {  // forgotten again meanwhile
       tally(Count::orphans_dropped);
       lose(Tier::gpu, orphan.blocks());
       continue;

@@ -8,13 +8,18 @@
 //  - a block is resident while all engine blocks under it are held; two engine keys that mean one
 //    block key count as one;
 //  - offloaded copies are resolved through engine keys, also for a while after the last copy went;
-//  - what cannot be placed is counted by reason, never guessed.
+//  - a block that a group with only some names first is *unplaced*: held by its engine key, without
+//    block keys until a dense store names it; a group is announced before or after its dense one;
+//  - what cannot be placed is counted by reason, never guessed;
+//  - a store from parent nil is a report or a true copy. Fewer blocks than tokens: a true copy. Stores
+//    of the same tokens, one a group, stand and fall together: true copies if one is, or if what
+//    they name is no hit of its whole length (a report is of what was found), else unsure.
 //
 // What it knows of its own exactness (claims()):
-//  - the copies counted on gpu are a lower bound. Where the engine may have more (a removal took a
-//    block whose count was unknown; a report named an absent block of a group that keeps only
-//    some) the block is marked, and is a `maybe` while no copy of it is counted. Only a clear or a
-//    restart ends the mark: a block that is forgotten with it stays in the sum;
+//  - the copies counted on gpu are a lower bound, and a removal takes one. Where the engine may have
+//    more (what may be a report may be a true copy; a report named an absent block of a group that
+//    keeps only some) the block is marked, and is a `maybe` while no copy of it is counted. Only a
+//    clear or a restart ends the mark: a block that is forgotten with it stays in the sum;
 //  - a cpu copy unknown since a clear is a `maybe` until it is stored or removed there;
 //  - doubt(): batches were lost for good, so every copy held may be gone; it is *stale*. A store of
 //    a stale block on gpu proves one copy, no more: it counts 1 and is marked as above. A removal
@@ -35,6 +40,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -140,15 +146,13 @@ class Mirror {
   // Copies of one node in one group.
   struct Copies {
     uint16_t gpu = 0;
-    bool gpu_unknown = false;  // the next removal takes all
-    bool gpu_more = false;     // perhaps more than counted
+    bool gpu_more = false;  // perhaps more than counted
     bool cpu = false, cpu_unknown = false, other = false;
     uint8_t stale = 0;   // tiers of mask()
     uint32_t epoch = 0;  // groups other than 0: of `stale`
     uint8_t mask() const { return static_cast<uint8_t>((gpu > 0 ? 1 : 0) | (cpu ? 2 : 0) | (other ? 16 : 0)); }
     bool none() const { return gpu == 0 && !gpu_more && !cpu && !cpu_unknown && !other; }
     bool sure_on_gpu() const { return gpu > 0 && (stale & 1) == 0; }
-    void removed_from_gpu();
     void cleared();
   };
   // Over all nodes and groups.
@@ -201,6 +205,12 @@ class Mirror {
   Tip tip_of(NodeId id) const;
   NodeId new_node(uint64_t engine_key);
   NodeId create(uint64_t engine_key, const Tip& tip, const Batch& batch, const Event& event, uint32_t i);
+  static constexpr int kUnindexed = -1;
+  std::optional<int> shape_at(const Tip& tip, const Batch& batch, const Event& event, uint32_t i, BlockExtras& extras);
+  void key_node(NodeId id, int shape, const Tip& tip, const uint32_t* tokens, const BlockExtras& extras);
+  static bool is_unplaced(const Node& node) { return !node.is(kIndexed) && node.key == kUnplacedKey; }
+  NodeId create_unplaced(uint64_t engine_key);
+  bool settle_unplaced(NodeId id, const Tip& tip, const Batch& batch, const Event& event, uint32_t i);
   bool enter(NodeId id);
   NodeId create_known(uint64_t engine_key, const Meaning& meaning);
   void key_whole(NodeId id, const Tip& tip, Shape& shape, const uint32_t* tokens, const BlockExtras* extras);
@@ -245,6 +255,8 @@ class Mirror {
   void suspect(NodeId id, uint16_t group);
   void reported_in_sparse(NodeId id, const Event& event, bool is_new);
   bool proves(NodeId id, const Event& event, bool is_new) const;
+  void judge(const Batch& batch);
+  bool is_no_hit(const Batch& batch, const Event& event) const;
   void bury_doubts(NodeId id);
   Claims claims_now() const;
   void note_claims();
@@ -319,6 +331,8 @@ class Mirror {
   uint64_t n_not_gpu_ = 0;           // blocks of group 0 held in other tiers
   uint64_t n_parts_ = 0;             // nodes of parts shapes
   bool announced_closed_ = false;
+  std::vector<bool> true_copies_;    // by event of the batch: from parent nil, and no report
+  bool is_copy_ = false;             // the event at hand is no report
   std::unique_ptr<MirrorSnapshot> snapshot_;
   uint64_t n_snapshots_ = 0;
   uint64_t shard_segment_ = 0;       // the last one asked for

@@ -70,34 +70,6 @@ void Mirror::lose(Tier tier, uint64_t blocks) {
   else lost_offloaded_ += blocks;
 }
 
-// A group that keeps only some blocks may be reported with absent ones: from parent nil only a block
-// that is new, to a mirror that has missed nothing, or one already held for sure, is there.
-bool Mirror::proves(NodeId id, const Event& event, bool is_new) const {
-  return event.parent != 0 || (is_new && !incomplete_) || copies(id, event.group).sure_on_gpu();
-}
-
-void Mirror::reported_in_sparse(NodeId id, const Event& event, bool is_new) {
-  const Copies before = copies(id, event.group);
-  if (!is_new || before.gpu > 0) {
-    tally(Count::reported);
-    return suspect(id, event.group);
-  }
-  Copies now = before;
-  now.gpu = 1;
-  now.stale |= 1;
-  change(id, event.group, before, now, kNoNode);
-  tally(Count::blocks_stored);
-}
-
-// The engine may hold it, though it is not counted as held.
-void Mirror::suspect(NodeId id, uint16_t group) {
-  const Copies before = copies(id, group);
-  if (before.gpu > 0 || before.gpu_more) return;
-  Copies now = before;
-  now.gpu_more = true;
-  change(id, group, before, now, kNoNode);
-}
-
 // The node is about to be forgotten: what the engine may hold of it still counts.
 void Mirror::bury_doubts(NodeId id) {
   for (uint16_t group = 0; group < lanes_.size(); ++group) {
@@ -112,15 +84,9 @@ void Mirror::bury_doubts(NodeId id) {
   }
 }
 
-void Mirror::Copies::removed_from_gpu() {
-  gpu_more |= gpu_unknown;
-  gpu = gpu_unknown ? uint16_t{0} : static_cast<uint16_t>(gpu - 1);
-  if (gpu == 0) gpu_unknown = false;
-}
-
 void Mirror::Copies::cleared() {
   gpu = 0;
-  gpu_unknown = gpu_more = false;
+  gpu_more = false;
   cpu_unknown |= cpu;
   cpu = false;
   stale &= static_cast<uint8_t>(Tier::unknown);

@@ -19,7 +19,6 @@ Mirror::Copies Mirror::copies(NodeId id, uint16_t group) const {
   if (group == 0) {
     const Node& node = nodes_[id];
     found.gpu = static_cast<uint16_t>(node.gpu);
-    found.gpu_unknown = node.is(kGpuUnknown);
     found.gpu_more = node.gpu_more;
     found.cpu = node.is(kCpu);
     found.cpu_unknown = node.is(kCpuUnknown);
@@ -36,7 +35,6 @@ void Mirror::put_copies(NodeId id, uint16_t group, const Copies& now) {
   if (group == 0) {
     Node& node = nodes_[id];
     node.gpu = now.gpu & kCopiesMax;
-    node.set(kGpuUnknown, now.gpu_unknown);
     node.set(kCpu, now.cpu);
     node.set(kCpuUnknown, now.cpu_unknown);
     node.set(kOther, now.other);

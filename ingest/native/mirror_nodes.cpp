@@ -100,34 +100,42 @@ NodeId Mirror::new_node(uint64_t engine_key) {
 }
 
 NodeId Mirror::create(uint64_t engine_key, const Tip& tip, const Batch& batch, const Event& event, uint32_t i) {
+  BlockExtras extras;
+  const std::optional<int> shape = shape_at(tip, batch, event, i, extras);
+  if (!shape) return kNoNode;
+  const NodeId id = new_node(engine_key);
+  if (id == kNoNode) return kNoNode;
+  key_node(id, *shape, tip, &batch.tokens[event.tokens.begin + static_cast<size_t>(i) * event.block_size], extras);
+  by_engine_key_.insert(engine_key, id);
+  return id;
+}
+
+// The shape of the event's i-th block behind `tip`; kUnindexed when it cannot have block keys, nothing
+// when there is no room for its shape. Either is counted.
+std::optional<int> Mirror::shape_at(const Tip& tip, const Batch& batch, const Event& event, uint32_t i, BlockExtras& extras) {
   const uint32_t block = keyspace_.block_size();
   const bool parts = tip.token % block != 0 || event.block_size % block != 0;
-  BlockExtras extras;
   Peeled peeled = Peeled::ok;
   if (tip.indexed && (event.extras.count > 0 || event.cache_salt.present))
     peeled = peel(batch, event, i, {tip.node == kRoot, !parts && event.block_size == block, keyspace_}, extras);
   if (!tip.indexed) tally(Count::chain_unindexed);
   if (peeled != Peeled::ok) tally(reason_of(peeled));
-  const bool indexed = tip.indexed && peeled == Peeled::ok;
-  const int shape = indexed ? shape_for(event.block_size, parts) : 0;
-  if (shape < 0) {
-    tally(Count::block_sizes);
-    return kNoNode;
-  }
-  const NodeId id = new_node(engine_key);
-  if (id == kNoNode) return kNoNode;
+  if (!tip.indexed || peeled != Peeled::ok) return kUnindexed;
+  const int shape = shape_for(event.block_size, parts);
+  if (shape >= 0) return shape;
+  tally(Count::block_sizes);
+  return std::nullopt;
+}
+
+void Mirror::key_node(NodeId id, int shape, const Tip& tip, const uint32_t* tokens, const BlockExtras& extras) {
+  if (shape == kUnindexed) return;
   Node& node = nodes_[id];
-  if (indexed) {
-    node.set(kIndexed, true);
-    node.shape = static_cast<uint32_t>(shape) & 7;
-    const uint32_t* tokens = &batch.tokens[event.tokens.begin + static_cast<size_t>(i) * event.block_size];
-    const BlockExtras* some = extras.empty() ? nullptr : &extras;
-    if (parts) key_parts(id, tip, shapes_[node.shape], tokens, some);
-    else key_whole(id, tip, shapes_[node.shape], tokens, some);
-    if (!counting_) by_key_.prefetch(node.key);
-  }
-  by_engine_key_.insert(engine_key, id);
-  return id;
+  node.set(kIndexed, true);
+  node.shape = static_cast<uint32_t>(shape) & 7;
+  const BlockExtras* some = extras.empty() ? nullptr : &extras;
+  if (shapes_[node.shape].parts) key_parts(id, tip, shapes_[node.shape], tokens, some);
+  else key_whole(id, tip, shapes_[node.shape], tokens, some);
+  if (!counting_) by_key_.prefetch(node.key);
 }
 
 // The second half of create(): found by its block key from now on. Whether it is the only one.

@@ -95,7 +95,7 @@ Bytes Mirror::snapshot_head() const {
 }
 
 uint16_t Mirror::copy_bits(const Copies& copies) {
-  return static_cast<uint16_t>((copies.gpu_unknown ? kBitGpuUnknown : 0) | (copies.gpu_more ? kBitGpuMore : 0) | (copies.cpu ? kBitCpu : 0) |
+  return static_cast<uint16_t>((copies.gpu_more ? kBitGpuMore : 0) | (copies.cpu ? kBitCpu : 0) |
                                (copies.cpu_unknown ? kBitCpuUnknown : 0) | (copies.other ? kBitOther : 0) | (copies.stale & 1 ? kBitGpuStale : 0) |
                                (copies.stale & 2 ? kBitCpuStale : 0) | (copies.stale & 16 ? kBitOtherStale : 0));
 }
@@ -108,6 +108,7 @@ void Mirror::write_node(NodeId id, Bytes& out) const {
   const auto salt = part == nullptr ? part_salts_.end() : part_salts_.find(id);
   uint16_t bits = copy_bits(held);
   if (node.is(kIndexed)) bits |= kBitIndexed;
+  if (is_unplaced(node)) bits |= kBitUnplaced;
   if (node.is(kGhost)) bits |= kBitGhost;
   if (node.is(kForgotten)) bits |= kBitForgotten;
   if (salt != part_salts_.end()) bits |= kBitSalt;

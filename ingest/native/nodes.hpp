@@ -25,7 +25,6 @@ inline constexpr uint32_t kNodesMax = (1u << 24) - 1;  // ids are below it
 
 enum NodeFlag : uint32_t {
   kIndexed = 1u << 0,      // it has block keys
-  kGpuUnknown = 1u << 1,   // group 0: number of gpu copies unknown, the next removal takes all
   kCpu = 1u << 2,          // group 0: a cpu copy
   kCpuUnknown = 1u << 3,   // group 0: perhaps a cpu copy (after a clear); does not count as held
   kOther = 1u << 4,        // group 0: a copy in an unknown tier
@@ -36,10 +35,11 @@ enum NodeFlag : uint32_t {
 };
 
 inline constexpr uint32_t kEpochBits = 4;
+inline constexpr uint64_t kUnplacedKey = 1;  // of a node that is not indexed: where it belongs is not known yet
 
 struct Node {
   uint64_t engine_key;
-  uint64_t key;       // whole, k == 1: the block key; else the number of its slot
+  uint64_t key;       // whole, k == 1: the block key; else the number of its slot; not indexed: perhaps kUnplacedKey
   NodeId parent;      // a node only while held on gpu in group 0; a ghost keeps its stamp here; or kFree
   uint32_t segment;   // of its last index block
   uint32_t flags : 9;

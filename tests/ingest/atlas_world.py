@@ -220,7 +220,7 @@ class AtlasWorld:
             if pod.publisher.next_seq and pod.publisher.keeps_all and not pod.has_garbage:
                 assert reasons <= untold - {"missed_offloaded"}, f"{name}: {reasons}, though all can be asked for"
             fit = {"missed", "never_heard", *untold}
-            fit |= {"orphans", "lost_blocks", "unindexed"}  # what a truncated history leaves
+            fit |= {"orphans", "lost_blocks", "unindexed", "reported"}  # what a truncated history leaves
             fit |= {"lost"} if pod.has_hole else set()
             fit |= {"unread", "lost"} if pod.has_garbage else set()
             assert reasons <= fit, f"{name}: {reasons - fit} do not fit"

@@ -21,7 +21,8 @@ from tests.models.payloads import Event, packed
 
 QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") == "default"
 SIZE = 4
-DENSE, SPARSE = 0, 2
+WINDOW = 5
+"""In tokens: one block."""
 Copy = tuple[int, int, int]
 """Engine key, tier, group."""
 
@@ -35,11 +36,12 @@ DOUBTS = ("maybe_gpu", "maybe_cpu", "orphans_waiting", "lost_blocks", "lost_offl
 class MirrorBesideAnEngine(RuleBasedStateMachine):
     """The engine does what it likes and says so; at times nobody hears it."""
 
-    @initialize(ghosts=st.sampled_from([1, 4, 8192]))
-    def start(self, ghosts: int) -> None:
+    @initialize(ghosts=st.sampled_from([1, 4, 8192]), window_first=st.booleans())
+    def start(self, ghosts: int, window_first: bool) -> None:
+        self.dense, self.sparse = (1, 0) if window_first else (0, 1)
         self.mirror = Mirror(keyspace("m", SIZE, hash_seed="s"), 1, ghosts, 8, 1 << 20)
-        self.mirror.set_lane(DENSE, DENSE)
-        self.mirror.set_lane(SPARSE, SPARSE, False)
+        self.mirror.set_lane(self.dense, 0)
+        self.mirror.set_lane(self.sparse, 1, False)
         self.decoder = Decoder()
         self.copies: Counter[Copy] = Counter()
         self.block_key: dict[int, int] = {}
@@ -63,35 +65,38 @@ class MirrorBesideAnEngine(RuleBasedStateMachine):
         self.block_key.update(zip(names, keys.tolist(), strict=True))
         return names
 
-    @rule(chain=chains, some=kept, second=st.booleans())
-    def prefill(self, chain: Chain, some: list[bool], second: bool) -> None:
-        """Blocks behind the cached prefix are stored; `second`: the whole chain once more."""
-        names = self.keys(chain)
-        cached = 0 if second else next((i for i, k in enumerate(names) if not self.copies[k, GPU, DENSE]), -1)
-        cached = len(names) - 1 if cached < 0 else cached
-        dense = store_of(chain, cached, len(names))
-        stored = [name for name, one in zip(names[cached:], some, strict=False) if one]
-        sparse = store_of(
-            chain, cached, len(names), group_idx=SPARSE, block_hashes=tuple(stored), extra_keys=None
-        )
-        self.copies.update((name, GPU, DENSE) for name in names[cached:])
-        self.copies.update((name, GPU, SPARSE) for name in stored)
-        self.say(dense, sparse) if len(stored) < len(names) - cached else self.say(dense)
-        if len(stored) == len(names) - cached:
-            self.copies.subtract((name, GPU, SPARSE) for name in stored)
+    def hit(self, names: list[int]) -> int:
+        """How many leading blocks the engine finds: all in the full group, the last one in the window."""
+        full = next((i for i, name in enumerate(names) if not self.copies[name, GPU, self.dense]), len(names))
+        return next((n for n in range(full, 0, -1) if self.copies[names[n - 1], GPU, self.sparse]), 0)
 
-    @rule(chain=chains, some=kept)
-    def report(self, chain: Chain, some: list[bool]) -> None:
-        """What is cached of a prompt is announced again; in the sparse group perhaps absent blocks."""
+    def say_both(self, chain: Chain, begin: int, end: int, in_window: tuple[int, ...]) -> None:
+        """What one request makes both groups announce, the groups in order."""
+        window = {"kv_cache_spec_kind": "sliding_window", "kv_cache_spec_sliding_window": WINDOW}
+        extras = {"extra_keys": None, "group_idx": self.sparse, "block_hashes": in_window}
+        events = [
+            store_of(chain, begin, end, group_idx=self.dense),
+            store_of(chain, begin, end, **extras, **window),
+        ]
+        self.say(*sorted(events, key=lambda event: event.group_idx))
+
+    @rule(chain=chains, some=kept, again=st.booleans())
+    def prefill(self, chain: Chain, some: list[bool], again: bool) -> None:
+        """Blocks behind the hit are stored, of the window group only some; `again`: no look at the cache."""
         names = self.keys(chain)
-        cached = next((i for i, k in enumerate(names) if not self.copies[k, GPU, DENSE]), len(names))
-        if cached == 0:
-            return
-        named = tuple(name for name, one in zip(names[:cached], some, strict=False) if one)[: cached - 1]
-        self.say(
-            store_of(chain, 0, cached),
-            store_of(chain, 0, cached, group_idx=SPARSE, block_hashes=named, extra_keys=None),
-        )
+        begin = 0 if again else min(self.hit(names), len(names) - 1)
+        in_window = tuple(name for name, one in zip(names[begin:], some, strict=False) if one)
+        self.copies.update((name, GPU, self.dense) for name in names[begin:])
+        self.copies.update((name, GPU, self.sparse) for name in in_window)
+        self.say_both(chain, begin, len(names), in_window)
+
+    @rule(chain=chains)
+    def report(self, chain: Chain) -> None:
+        """What was found of a prompt is announced again, in the window group absent blocks too."""
+        names = self.keys(chain)
+        found = self.hit(names)
+        if found > 0:
+            self.say_both(chain, 0, found, tuple(names[:found]))
 
     @precondition(lambda self: +self.copies)
     @rule(pick=st.integers(0, 1000), times=st.integers(1, 3))
@@ -107,10 +112,11 @@ class MirrorBesideAnEngine(RuleBasedStateMachine):
 
     @rule(chain=chains)
     def offload(self, chain: Chain) -> None:
-        names = [name for name in self.keys(chain) if self.copies[name, GPU, DENSE]]
+        names = [name for name in self.keys(chain) if self.copies[name, GPU, self.dense]]
         for name in names:
-            self.copies[name, CPU, DENSE] = 1
+            self.copies[name, CPU, self.dense] = 1
         fields = {"token_ids": (), "block_size": 0, "parent_block_hash": None, "extra_keys": None}
+        fields["group_idx"] = self.dense
         if names:
             self.say(store_of(chain, 0, 1, block_hashes=tuple(names), medium="CPU", **fields))
 
@@ -151,4 +157,4 @@ class MirrorBesideAnEngine(RuleBasedStateMachine):
 
 
 TestMirrorBesideAnEngine = pytest.mark.native(MirrorBesideAnEngine.TestCase)
-TestMirrorBesideAnEngine.settings = settings(max_examples=150 if QUICK else 500, stateful_step_count=30)
+TestMirrorBesideAnEngine.settings = settings(max_examples=300 if QUICK else 1000, stateful_step_count=30)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import zmq
 
 from kvatlas import Atlas, AtlasConfig
 from kvatlas.ingest.simulated_publisher import SimulatedPublisher
@@ -91,13 +93,19 @@ def test_a_server_without_a_topic_is_known_by_its_source_and_asked_before_it_spe
         assert subscriber.wait_until(holds(atlas, "my-pod", 1), WAIT_S)
 
 
-def test_a_gap_heals(atlas: Atlas, opened: ExitStack) -> None:
-    server = new_server(opened)
+def is_settled(statistics: SubscriberStatistics) -> bool:
+    """What is asked at first has been answered."""
+    return statistics.replay.complete > 0 and statistics.replay.in_flight == 0
+
+
+def test_a_gap_heals(opened: ExitStack) -> None:
+    server, atlas = new_server(opened), Atlas()
     publisher = server.listen()
     with Subscriber(atlas, [source_of(publisher)]) as subscriber:
         publisher.wait_for_subscribers()
         server.serve(prompt(0))
         assert subscriber.wait_until(holds(atlas, "pod-a", 0), WAIT_S)
+        assert subscriber.wait_until(is_settled, WAIT_S)
         publisher.lose(3)
         for number in range(1, 6):
             server.serve(prompt(number))
@@ -112,6 +120,7 @@ def test_a_tail_that_was_lost_is_found_while_the_server_idles(atlas: Atlas, open
         publisher.wait_for_subscribers()
         server.serve(prompt(0))
         assert subscriber.wait_until(holds(atlas, "pod-a", 0), WAIT_S)
+        assert subscriber.wait_until(is_settled, WAIT_S)
         publisher.lose(1)
         server.serve(prompt(1))
         assert subscriber.wait_until(holds(atlas, "pod-a", 0, 1), WAIT_S)
@@ -173,6 +182,7 @@ def test_only_pods_of_the_map_are_asked(atlas: Atlas, opened: ExitStack) -> None
             server.serve(prompt(0))
             server.serve(prompt(1))
         assert subscriber.wait_until(holds(atlas, "known", 0, 1), WAIT_S)
+        assert subscriber.wait_until(lambda s: s.batches == 2, WAIT_S)
         states = {worker.pod: worker.truth.state for worker in atlas.statistics().workers}
         assert states["other"] != "EXACT"
         assert subscriber.statistics().replay.failed == 0
@@ -202,3 +212,31 @@ def test_a_source_that_is_removed_takes_its_questions_along(atlas: Atlas, opened
         assert subscriber.statistics().replay.in_flight == 0
         subscriber.add(source_of(publisher))
         assert subscriber.wait_until(holds(atlas, "pod-a", 0), WAIT_S), "another source speaks for it"
+
+
+@pytest.mark.slow
+def test_256_pods_are_followed_by_two_threads_and_zeromqs_two(atlas: Atlas, opened: ExitStack) -> None:
+    servers = [SimulatedServer(f"pod-{n}", MODEL, block_size=16, blocks=64) for n in range(256)]
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, 4096)
+    opened.callback(context.term)
+    sources = []
+    for server in servers:
+        publisher = SimulatedPublisher(server.topic, context=context)
+        opened.callback(server.attach(publisher).close)
+        server.serve(prompt(1))
+        sources.append(source_of(publisher))
+    before = n_threads()
+    with Subscriber(atlas, sources) as subscriber:
+        assert n_threads() - before == 4
+        assert subscriber.wait_until(lambda s: s.connections == 256, WAIT_S)
+        for server in servers:
+            server.serve(prompt(2))
+        for server in servers:
+            assert subscriber.wait_until(holds(atlas, server.pod, 1, 2), WAIT_S), server.pod
+        assert subscriber.statistics().replay.failed == 0
+    assert n_threads() == before
+
+
+def n_threads() -> int:
+    return len(os.listdir("/proc/self/task"))

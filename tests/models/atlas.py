@@ -86,7 +86,7 @@ class NaiveAtlas:
             self._count_unread(batch)
             return
         mirror = self._mirror(model, worker)
-        mirror.begin_batch()
+        mirror.begin_batch(batch.events)
         for event in batch.events:
             if isinstance(event, AllBlocksCleared):
                 mirror.cleared()
@@ -253,7 +253,7 @@ class NaiveAtlas:
         store = self.stores.setdefault(model, {}).setdefault(name, Store(tier))
         self.attached[model][worker].add(name)
         for key in event.block_hashes:
-            meaning = mirror.meanings.get(key) or mirror.stored_meaning(key)
+            meaning = mirror.placed(key) or mirror.stored_meaning(key)
             if meaning is None:
                 self.counts["unresolved"] += 1
                 mirror.lost["lost_stored"] += 1

@@ -8,15 +8,17 @@ is what it claims of its own exactness, but for what it has forgotten, which is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvatlas.ingest.events import BlockRemoved, BlockStored
 from tests.models.block_keys import Keyspace
 from tests.models.meaning import Meaning, Step, chain_start, extend, resident
+from tests.models.reports import FULL_ATTENTION, is_sparse, true_copies
 
 GPU, CPU, DISK, STORAGE, UNKNOWN = 1, 2, 4, 8, 16
-FULL_ATTENTION = (None, "full_attention", "mla_attention", "sink_full_attention")
+UNPLACED = Meaning((), (), 0, (), None, unindexed="unplaced")
+"""Of a block that only its name is known of."""
 
 Copy = tuple[int, int, int]
 """Engine key, tier and group."""
@@ -70,9 +72,8 @@ class Mirror:
         self.ghosts: list[int] = []
         """Known but not held; the longest not held first."""
         self.copies: dict[Copy, int] = {}
-        self.uncounted: set[Copy] = set()
-        """Held, but a report has made the number of copies unknown."""
         self.uncounted_ever: set[Copy] = set()
+        """Of which a report or a true copy came, and nobody knows which."""
         self.maybe_cpu: set[Copy] = set()
         """Perhaps still held, perhaps lost with a clear: not resident."""
         self.more: set[tuple[int, int]] = set()
@@ -81,6 +82,8 @@ class Mirror:
         """Held, unless what was lost of the stream removed it."""
         self.incomplete = False
         """Doubted since the device was last known to be empty."""
+        self.true_copies: list[int] = []
+        """Events of the batch from parent nil that are no reports, by identity."""
         self.clears = 0
         self.lost: Counter[str] = Counter()
         """Blocks announced and not kept, and doubts about blocks since forgotten; by claim."""
@@ -127,7 +130,7 @@ class Mirror:
         """Another incarnation of the server: nothing is known of what it holds."""
         self.space = space
         self.meanings, self.ghosts, self.copies, self.orphans = {}, [], {}, []
-        self.uncounted, self.maybe_cpu, self.more, self.stale = set(), set(), set(), set()
+        self.maybe_cpu, self.more, self.stale = set(), set(), set()
         self.lost = Counter(lost_stored=self.lost["lost_stored"])
         self.incomplete = False
 
@@ -147,8 +150,23 @@ class Mirror:
             self.meanings[key] = meaning
         return True
 
-    def begin_batch(self) -> None:
+    def begin_batch(self, events: Sequence[object] = ()) -> None:
         self.fresh = set()
+        for event in events:
+            if isinstance(event, BlockStored) and event.block_hashes:
+                self.name_group(event)
+        lacks_something = (
+            self.incomplete or self.lost["lost_blocks"] or self.lost["maybe_gpu"] or self._waiting()
+        )
+
+        def may_be_held(key: int, group: int) -> bool:
+            held = (key, GPU, group) in self.copies or (key, group) in self.more
+            return held or bool(lacks_something)
+
+        def on_gpu(event: BlockStored) -> bool:
+            return tier_of(event.medium, event.locality) == GPU
+
+        self.true_copies = list(map(id, true_copies(events, on_gpu, self.kinds, may_be_held)))
 
     def name_group(self, event: BlockStored) -> None:
         kind = event.kv_cache_spec_kind
@@ -160,11 +178,11 @@ class Mirror:
         if tier != GPU:
             self._stored_elsewhere(event, tier)
         elif n_tokens == 0 or event.block_size == 0:
-            self._stored_known(event, needs_fresh=False)
+            self._stored_known(event)
         elif n_tokens < n * event.block_size:
             self.counts["partial_block"] += 1
-        elif n_tokens > n * event.block_size:
-            self._stored_known(event, needs_fresh=event.parent_block_hash is None)
+        elif is_sparse(event):
+            self._stored_known(event)
         else:
             self._stored_dense(event)
 
@@ -189,7 +207,7 @@ class Mirror:
         self.maybe_cpu |= {copy for copy in self.copies if copy[1] == CPU}
         self.copies = {copy: n for copy, n in self.copies.items() if copy[1] not in (GPU, CPU)}
         self.stale &= set(self.copies)
-        self.uncounted, self.more, self.fresh, self.incomplete = set(), set(), set(), False
+        self.more, self.fresh, self.incomplete = set(), set(), False
         self.lost["lost_blocks"] = self.lost["maybe_gpu"] = 0
         for key in list(self.meanings):
             self._settle(key)
@@ -225,23 +243,27 @@ class Mirror:
                 self.counts["unresolved"] += 1
                 self.lost["lost_offloaded"] += 1
 
-    def _stored_known(self, event: BlockStored, *, needs_fresh: bool) -> None:
+    def _stored_known(self, event: BlockStored) -> None:
         """Blocks whose place the event does not tell: found by their engine keys."""
         seen: set[int] = set()
         for key in event.block_hashes:
-            if not self.resolves(key):
+            if not self.resolves(key) and is_sparse(event):
+                self.meanings[key] = UNPLACED
+            if self.resolves(key):
+                self._add(key, event, seen)
+            else:
                 self.counts["unresolved"] += 1
                 self.lost["lost_blocks"] += 1
-            elif needs_fresh and not self._proves(key, event, key in self.fresh):
-                self._reported_where_some_are_absent(key, event, key in self.fresh)
-                self._settle(key)
-            else:
-                self._add(key, event, seen)
+
+    def placed(self, key: int | None) -> Meaning | None:
+        meaning = None if key is None else self.meanings.get(key)
+        return None if meaning is UNPLACED else meaning
 
     def _stored_dense(self, event: BlockStored) -> None:
         if event.parent_block_hash is not None:
-            if event.parent_block_hash in self.meanings:
-                self._arrive(event, self.meanings[event.parent_block_hash])
+            parent = self.placed(event.parent_block_hash)
+            if parent is not None:
+                self._arrive(event, parent)
             else:
                 self.orphans.append(Orphan(event))
                 while len(self.orphans) > self.limits.orphans:
@@ -268,7 +290,7 @@ class Mirror:
             if not ready:
                 return
             self.orphans.remove(ready[0])
-            above = self.meanings.get(ready[0].event.parent_block_hash or 0)
+            above = self.placed(ready[0].event.parent_block_hash)
             if above is None:  # already forgotten
                 self.counts["orphans_dropped"] += 1
                 self.lost["lost_blocks"] += len(ready[0].event.block_hashes) - len(ready[0].cancelled)
@@ -281,11 +303,11 @@ class Mirror:
         if event.extra_keys is None:
             self.counts["extras_absent"] += 1
             self.lost["extras_absent"] += 1
-        may_be_absent = event.parent_block_hash is None and self.kinds[event.group_idx] not in FULL_ATTENTION
+        may_be_absent = self.kinds[event.group_idx] not in FULL_ATTENTION
         seen: set[int] = set()
         for i, key in enumerate(event.block_hashes):
             known = key in self.meanings
-            if not known:
+            if self.placed(key) is None:
                 self.meanings[key] = self._meaning(event, i, parent)
             parent = self.meanings[key]
             held = self._held(key, event)
@@ -319,7 +341,11 @@ class Mirror:
     def _proves(self, key: int, event: BlockStored, is_new: bool) -> bool:
         """Whether a named block is there, in a group whose reports may name absent ones."""
         sure = self._held(key, event) and (key, GPU, event.group_idx) not in self.stale
-        return sure or (is_new and not self.incomplete)
+        return self._is_copy(event) or sure or (is_new and not self.incomplete)
+
+    def _is_copy(self, event: BlockStored) -> bool:
+        """Whether the event is no report."""
+        return event.parent_block_hash is not None or is_sparse(event) or id(event) in self.true_copies
 
     def _reported_where_some_are_absent(self, key: int, event: BlockStored, is_new: bool) -> None:
         if is_new and not self._held(key, event):
@@ -337,14 +363,13 @@ class Mirror:
             self.copies[copy] = 1
             self.more.add((key, event.group_idx))
             self.stale.remove(copy)
-            self.uncounted.discard(copy)
         elif copy not in self.copies:
             self.copies[copy] = 1
-        elif event.parent_block_hash is not None or key in seen:
+        elif self._is_copy(event) or key in seen:
             self.copies[copy] += 1
             self.counts["duplicates"] += 1
         else:
-            self.uncounted.add(copy)
+            self.more.add((key, event.group_idx))
             self.uncounted_ever.add(copy)
             self.counts["reported"] += 1
         seen.add(key)
@@ -352,12 +377,11 @@ class Mirror:
 
     def _take(self, copy: Copy) -> None:
         self.copies[copy] -= 1
-        unsure = copy in self.uncounted or copy in self.stale
+        unsure = copy in self.stale
         if unsure and copy[1] == GPU:
             self.more.add((copy[0], copy[2]))
         if unsure or self.copies[copy] == 0:
             del self.copies[copy]
-            self.uncounted.discard(copy)
             self.stale.discard(copy)
             self._settle(copy[0])
 

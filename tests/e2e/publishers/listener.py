@@ -10,8 +10,8 @@ from kvatlas.ingest.atlas_statistics import WorkerStatistics
 from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.stream_limits import StreamLimits
 from kvatlas.ingest.subscriber import Subscriber
-from tests.e2e.publishers.publisher import MODEL, POD
-from tests.e2e.publishers.said import HASH_SEED, Said
+from tests.e2e.publishers.publisher import MODEL, POD, Publisher
+from tests.e2e.publishers.said import HASH_SEED, Said, prompt
 
 WAIT_S = 15.0
 SOON = StreamLimits(confirm_after_s=0.1, confirm_every_s=0.2)
@@ -21,16 +21,19 @@ NEVER = StreamLimits(confirm_after_s=3600.0, confirm_every_s=3600.0)
 
 
 class Listener:
-    """Listens from the moment it is made; a context manager. What it hears is worker (POD, `rank`)."""
+    """A context manager. What it hears is worker (POD, `rank`).
+
+    Pod and model are told to it, as somebody must where the replies of a release have no topic.
+    """
 
     def __init__(
         self, endpoint: str, replay_endpoint: str | None, *, limits: StreamLimits = SOON, **source: Any
     ) -> None:
         self.atlas = Atlas(AtlasConfig(hash_seed=HASH_SEED, stream=limits))
         self._rank = source.get("rank") or 0
-        self.subscriber = Subscriber(
-            self.atlas, [SourceConfig(endpoint=endpoint, replay_endpoint=replay_endpoint, **source)]
-        )
+        names = {} if source.get("bind") else {"pod": POD, "model": MODEL}
+        config = {"endpoint": endpoint, "replay_endpoint": replay_endpoint, **names, **source}
+        self.subscriber = Subscriber(self.atlas, [SourceConfig(**config)])
 
     def __enter__(self) -> Listener:
         self.subscriber.start()
@@ -50,9 +53,9 @@ class Listener:
         return next(iter(self.atlas.statistics().workers), None)
 
     @property
-    def sequence(self) -> int | None:
-        """Number of the last batch applied."""
-        return self.worker.sequence if self.worker is not None else None
+    def has_heard(self) -> bool:
+        """Whether a batch has come live, not by a replay."""
+        return self.worker is not None and self.worker.age_s is not None
 
     @property
     def state(self) -> str:
@@ -66,9 +69,22 @@ class Listener:
 
     def wait_until_exact(self, said: Said) -> None:
         """Returns when the atlas holds what the server has said, and says that it knows."""
-        self.wait_until(lambda: self.state == "EXACT" and self.held == said.held())
+        self.wait_until(lambda: self.is_exact(said))
+
+    def is_exact(self, said: Said) -> bool:
+        return self.state == "EXACT" and self.held == said.held()
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         assert self.subscriber.wait_until(lambda _: condition(), WAIT_S), (
             f"not so in {WAIT_S} s: {self.state} for {self.reasons}, {len(self.held)} blocks held"
         )
+
+    def publish_until(self, condition: Callable[[], bool], publisher: Publisher) -> None:
+        """Has the publisher say, until then, what changes nothing.
+
+        A publisher drops what it says before a subscription has arrived, and does not tell when it has.
+        """
+        passing, said = prompt("passing", 1), Said()
+        while not condition():
+            publisher.publish([said.store(passing), said.remove(passing, 0)])
+            self.subscriber.wait_until(lambda _: condition(), timeout_s=0.02)

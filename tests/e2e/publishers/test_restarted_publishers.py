@@ -8,7 +8,7 @@ from tests.e2e.ports import free_ports
 from tests.e2e.publishers.conftest import NewPublisher
 from tests.e2e.publishers.link import Link
 from tests.e2e.publishers.listener import NEVER, Listener
-from tests.e2e.publishers.publisher import MODEL, POD, Publisher
+from tests.e2e.publishers.publisher import Publisher
 from tests.e2e.publishers.said import Said, prompt
 from tests.e2e.publishers.test_subscribed_publishers import conversation
 
@@ -84,7 +84,7 @@ def test_without_a_replay_socket_a_late_listener_says_that_it_does_not_know(
     publisher, heard = new_publisher(replay_endpoint=None), Said()
     conversation(publisher, Said(), "before anybody listened")
     with Listener(publisher.endpoint, None, limits=NEVER) as listener:
-        publish_until_heard(publisher, listener)
+        listener.publish_until(lambda: listener.has_heard, publisher)
         publisher.publish([heard.store(prompt("heard", 3))])
         listener.wait_until(lambda: listener.held == heard.held())
         assert listener.state == "PARTIAL"
@@ -98,14 +98,15 @@ def test_a_server_that_dials_is_heard(new_publisher: NewPublisher) -> None:
     publisher, said = new_publisher(dial=f"tcp://127.0.0.1:{port}"), Said()
     conversation(publisher, said, "before anybody listened")
     with Listener(publisher.endpoint, publisher.replay_endpoint, bind=True) as listener:
-        publish_until_heard(publisher, listener)
+        listener.publish_until(lambda: listener.has_heard, publisher)
         listener.wait_until_exact(said)
 
 
 def test_a_server_without_a_name_has_that_of_its_configuration(new_publisher: NewPublisher) -> None:
     publisher, said = new_publisher(topic=""), Said()
     conversation(publisher, said, "first")
-    with Listener(publisher.endpoint, publisher.replay_endpoint, pod=POD, model=MODEL) as listener:
+    with Listener(publisher.endpoint, publisher.replay_endpoint) as listener:
+        listener.publish_until(lambda: listener.has_heard, publisher)
         listener.wait_until_exact(said)
 
 
@@ -114,11 +115,3 @@ def test_a_rank_speaks_on_ports_of_its_own(new_publisher: NewPublisher) -> None:
     conversation(publisher, said, "first")
     with Listener(publisher.endpoint, publisher.replay_endpoint, rank=3) as listener:
         listener.wait_until_exact(said)
-
-
-def publish_until_heard(publisher: Publisher, listener: Listener) -> None:
-    """A publisher drops what it says before a subscription has arrived, and does not tell when it has."""
-    passing, said = prompt("passing", 1), Said()
-    while listener.sequence is None:
-        publisher.publish([said.store(passing), said.remove(passing, 0)])
-        listener.subscriber.wait_until(lambda _: listener.sequence is not None, timeout_s=0.02)

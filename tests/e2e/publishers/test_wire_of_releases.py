@@ -85,8 +85,8 @@ def test_a_lora_and_a_clear_are_understood(publisher: Publisher) -> None:
     )
     atlas = atlas_of(publisher)
     assert residency(atlas) == said.held()
-    assert dict(atlas.score(tuned.tokens, model=MODEL, lora="a lora")) == {POD: 2.0}
-    assert dict(atlas.score(tuned.tokens, model=MODEL)) == {POD: 1.0}
+    assert dict(atlas.score([*tuned.tokens, 1], model=MODEL, lora="a lora")) == {POD: 2.0}
+    assert dict(atlas.score([*tuned.tokens, 1], model=MODEL)) == {POD: 1.0}
 
 
 def test_a_salt_makes_other_blocks_where_the_release_tells_it(release: Release, publisher: Publisher) -> None:
@@ -100,4 +100,4 @@ def test_a_salt_makes_other_blocks_where_the_release_tells_it(release: Release, 
         assert residency(atlas) == said.held()
     else:  # they look plain
         assert not atlas.score(salted.tokens, model=MODEL, cache_salt="a tenant")
-        assert dict(atlas.score(plain.tokens, model=MODEL)) == {POD: 3.0}
+        assert dict(atlas.score([*plain.tokens, 1], model=MODEL)) == {POD: 3.0}
