@@ -19,6 +19,7 @@ from kvatlas.index.keys import keyspace
 from kvatlas.ingest import atlas_report
 from kvatlas.ingest._native import Mirror
 from kvatlas.ingest.subscriber import Subscriber
+from kvatlas.ingest.truth import DOUBTS
 from tests.test_layout import ROOT, project_files
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -173,3 +174,25 @@ def test_counters_of_the_table_are_those_that_the_code_can_produce() -> None:
     listed = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
     assert len(listed) == len(set(listed))
     assert set(listed) == names - applied
+
+
+def first_column(page: str, heading: str) -> list[str]:
+    """Names in code style that begin the rows of a section's table."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    section = re.split(r"^#+ ", text.partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    cells = re.findall(r"^\| (`[^|]*) \|", section, flags=re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+
+
+def test_reasons_of_the_table_are_the_doubts_there_are_in_their_order() -> None:
+    text = (ROOT / "docs" / "ingest.md").read_text(encoding="utf-8")
+    for doubt in DOUBTS.values():
+        assert f"| `{doubt.name}` | {doubt.state} | {doubt.says} | {doubt.heals} |" in text
+    assert first_column("ingest.md", "Reasons") == list(DOUBTS)
+
+
+def test_counters_of_a_stream_are_those_of_the_table() -> None:
+    counted = counted_in("ingest/stream.py", "counts") | counted_in("ingest/history.py", "_counts")
+    listed = first_column("ingest.md", "Counters of a stream")
+    assert len(listed) == len(set(listed))
+    assert set(listed) == counted | {"buffer_dropped"}

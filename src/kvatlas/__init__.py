@@ -1,5 +1,7 @@
 """kvatlas: an atlas of where every KV-cache block of a model-server fleet lives."""
 
+import logging
+
 from kvatlas.index.errors import (
     CheckpointError,
     ConfigError,
@@ -52,3 +54,6 @@ __all__ = [
     "decode_batch",
 ]
 __version__ = "0.1.0"
+
+# What a library logs is shown by whoever sets logging up.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
