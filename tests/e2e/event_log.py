@@ -98,7 +98,7 @@ class EventLog:
             copies = self.copies.setdefault(event["medium"], Counter())
             if event["type"] == "BlockStored":
                 copies.update(event["block_hashes"])
-                if event["medium"] == "GPU":
+                if event["medium"] == "GPU" and _is_dense(event):
                     self._learn(event)
             else:
                 copies.subtract(event["block_hashes"])
@@ -113,3 +113,9 @@ class EventLog:
             prefix = (*prefix, *stored["token_ids"][index * size : (index + 1) * size])
             self._hashes[prefix] = block_hash
             self._prefixes[block_hash] = prefix
+
+
+def _is_dense(stored: dict[str, Any]) -> bool:
+    """Whether it names every block of its tokens: groups with a window leave some out, or all."""
+    hashes: list[int] = stored["block_hashes"]
+    return bool(hashes) and len(hashes) * stored["block_size"] == len(stored["token_ids"])

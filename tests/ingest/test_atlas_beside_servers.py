@@ -188,7 +188,7 @@ class AtlasBesideServers(RuleBasedStateMachine):
     def score(self, which: int, prompt: list[int], more: int, extra: Extra) -> None:
         token_ids = tokens_of(prompt, more)
         keys = self.model.keys(token_ids, model="m", **extra)
-        scores = self.atlas.score(token_ids, model="m", **extra)
+        scores = self.atlas.score(token_ids, model="m", strategy="longest_prefix", **extra)
         assert dict(scores.items()) == pytest.approx(self.model.score_keys("m", keys))
 
     @rule(prompt=prompts, more=st.integers(0, 3), extra=extras)
@@ -200,7 +200,9 @@ class AtlasBesideServers(RuleBasedStateMachine):
             if key not in held:
                 break
             run += 1
-        score = dict(self.atlas.score(token_ids, model="m", **extra).items()).get("plain", 0.0)
+        score = dict(self.atlas.score(token_ids, model="m", strategy="longest_prefix", **extra).items()).get(
+            "plain", 0.0
+        )
         mirror = self.mirror(server)
         assert score <= run
         assert score == run or (mirror is not None and mirror.uncounted_ever)
