@@ -14,21 +14,21 @@ from timing import Timing
 from workload import BLOCK_TOKENS, MODEL, SEED, events, fleet, pairs_of, payload
 
 from kvatlas import Atlas, AtlasConfig, ModelConfig
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
 from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.subscriber import Subscriber
 from kvatlas.ingest.subscriber_statistics import SubscriberStatistics
 
 BLOCKS = 100_000
 BLOCKS_AN_EVENT = 16
-WAIT_S = 20.0
+WAIT_S = 60.0
 READY = "ready"
 HERE = Path(__file__).resolve()
 
 
-def payloads(n_blocks: int) -> tuple[list[bytes], int]:
+def payloads(n_blocks: int, seed: int) -> tuple[list[bytes], int]:
     """One worker's batches, and how many blocks they hold."""
-    sequences = fleet(1, n_blocks)
+    sequences = fleet(1, n_blocks, seed=seed)
     return [payload(event) for event in events(sequences, BLOCKS_AN_EVENT)], pairs_of(sequences)
 
 
@@ -66,11 +66,11 @@ def first_answer(subscriber: Subscriber) -> int:
 KINDS = ("late join", "gap", "restart")
 
 
-def measure(kind: str, batches: list[bytes], n_blocks: int) -> float:
+def measure(kind: str, earlier: list[bytes], batches: list[bytes], n_blocks: int) -> float:
     with SimulatedPublisher(f"kv@pod@{MODEL}", buffer_steps=20_000, replay_hwm=100_000) as publisher:
         assert publisher.replay_endpoint is not None
         if kind != "gap":
-            publish(publisher, batches)
+            publish(publisher, earlier if kind == "restart" else batches)
         command = [str(HERE), "--receive", kind, str(n_blocks), publisher.endpoint, publisher.replay_endpoint]
         with process(command) as receiving:
             if kind != "late join":
@@ -78,7 +78,7 @@ def measure(kind: str, batches: list[bytes], n_blocks: int) -> float:
             if kind == "gap":  # all but the last batch are lost on their way
                 publisher.lose(len(batches) - 1)
                 publish(publisher, batches)
-            elif kind == "restart":  # it has stored as much again when it is connected again
+            elif kind == "restart":  # it has stored as many others when it is connected again
                 publisher.restart()
                 publish(publisher, batches)
             return float(line(receiving))
@@ -104,8 +104,9 @@ def expect(wanted: str, receiving: subprocess.Popen[str]) -> None:
 
 
 def bench(kind: str, rounds: int, blocks: int) -> Result:
-    batches, n_blocks = payloads(blocks)
-    seconds = [measure(kind, batches, n_blocks) for _ in range(rounds)]
+    earlier, _ = payloads(blocks, seed=1)
+    batches, n_blocks = payloads(blocks, seed=2)
+    seconds = [measure(kind, earlier, batches, n_blocks) for _ in range(rounds)]
     timing = Timing(statistics.median(seconds), min(seconds))
     return timed(f"recovery/{kind}", f"{kind}, {n_blocks} blocks", timing)
 

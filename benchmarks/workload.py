@@ -19,7 +19,7 @@ import numpy.typing as npt
 import kvatlas
 from kvatlas.index._native import SEGMENT_BLOCKS, shard_of
 from kvatlas.index.shards import ShardedIndex
-from kvatlas.ingest.event_encoder import WireBlockStored, encode_batch
+from kvatlas.ingest.simulator.event_encoder import WireBlockStored, encode_batch
 
 MODEL = "bench"
 SEED = "bench"

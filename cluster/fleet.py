@@ -16,7 +16,7 @@ import msgspec
 
 from kvatlas.cluster.traffic import TokenIds
 from kvatlas.index.errors import KvatlasError
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.server import SimulatedServer
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -24,12 +24,12 @@ from kvatlas.cluster.user_errors import clear_errors
 from kvatlas.cluster.watch import UNNAMED_MODEL
 from kvatlas.index.errors import ConfigError
 from kvatlas.ingest.atlas import Atlas
-from kvatlas.ingest.player import AtlasPlayer
-from kvatlas.ingest.player_sockets import SocketPlayer, SocketPlayerConfig
-from kvatlas.ingest.recorder import Recorder, RecorderConfig
-from kvatlas.ingest.recording_order import Selection
-from kvatlas.ingest.recording_reader import RecordingReader
-from kvatlas.ingest.recording_summary import summary_of
+from kvatlas.ingest.recording.order import Selection
+from kvatlas.ingest.recording.player import AtlasPlayer
+from kvatlas.ingest.recording.player_sockets import SocketPlayer, SocketPlayerConfig
+from kvatlas.ingest.recording.reader import RecordingReader
+from kvatlas.ingest.recording.recorder import Recorder, RecorderConfig
+from kvatlas.ingest.recording.summary import summary_of
 
 _LOOK_S = 0.25
 _FULL_SPEED = "full"

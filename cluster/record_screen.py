@@ -13,9 +13,9 @@ from rich.text import Text
 
 from kvatlas.cluster.quantities import shown_duration
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
-from kvatlas.ingest.player import PlayStatistics
-from kvatlas.ingest.recorder import RecorderStatistics
-from kvatlas.ingest.recording_summary import RecordingSummary, SourceSummary
+from kvatlas.ingest.recording.player import PlayStatistics
+from kvatlas.ingest.recording.recorder import RecorderStatistics
+from kvatlas.ingest.recording.summary import RecordingSummary, SourceSummary
 
 _LIVE_LINE_S = 0.25
 _PLAIN_LINE_S = 2.0

@@ -14,8 +14,8 @@ from kvatlas.cluster.arrivals import Arrival
 from kvatlas.cluster.demo_screen import ACCENT
 from kvatlas.cluster.watch import Watch, WatchSummary
 from kvatlas.index.errors import DecodeError
-from kvatlas.ingest.decoding import decode_batch
-from kvatlas.ingest.events import AllBlocksCleared, BlockStored, EventBatch
+from kvatlas.ingest.wire.decoding import decode_batch
+from kvatlas.ingest.wire.events import AllBlocksCleared, BlockStored, EventBatch
 
 _TIERS = ("gpu", "cpu", "disk", "storage", "unknown")
 _PLAIN_LINE_S = 2.0

@@ -12,7 +12,7 @@ from kvatlas.ingest._native import Decoder
 from kvatlas.ingest.config import AtlasConfig
 from kvatlas.ingest.feed import Feed, FeedNames
 from kvatlas.ingest.fleet_state import FleetState
-from kvatlas.ingest.topic import parse_topic
+from kvatlas.ingest.wire.topic import parse_topic
 from kvatlas.ingest.worker_state import WorkerState
 
 

@@ -122,7 +122,7 @@ def test_forbidden_import_is_found_in_every_form(tmp_path: Path) -> None:
         "import zmq.asyncio as z",
         "from zmq import Context",
         "from kvatlas import ingest",
-        "def late():\n    from kvatlas.ingest.topic import parse",
+        "def late():\n    from kvatlas.ingest.wire.topic import parse",
     ):
         source.write_text(line + "\n", encoding="utf-8")
         assert forbidden_imports(source, "index"), line

@@ -1,6 +1,6 @@
 // Decodes a payload of KV events straight from its bytes: one pass, no object per token.
 //
-// The rules are those of ingest/decoding.py, the plain Python decoder; a differential test
+// The rules are those of ingest/wire/decoding.py, the plain Python decoder; a differential test
 // holds both to the same result on any input.
 //
 // Thread safety: a Batch belongs to one thread at a time. Its text points into the payload.

@@ -18,13 +18,13 @@ from kvatlas.ingest.atlas import Atlas
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
 from kvatlas.ingest.config import AtlasConfig, ModelConfig, PodConfig
 from kvatlas.ingest.curve import CurveConfig
-from kvatlas.ingest.decoding import decode_batch
-from kvatlas.ingest.events import EventBatch
 from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.stream_limits import StreamLimits
 from kvatlas.ingest.subscriber import Subscriber
 from kvatlas.ingest.subscriber_config import SubscriberConfig
 from kvatlas.ingest.truth import TruthReport
+from kvatlas.ingest.wire.decoding import decode_batch
+from kvatlas.ingest.wire.events import EventBatch
 
 __all__ = [
     "Atlas",

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from kvatlas.cluster.cli import app
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.server import SimulatedServer
 
 PROMPT = list(range(1000, 1100))
 

@@ -15,11 +15,11 @@ import zmq
 from typer.testing import CliRunner, Result
 
 from kvatlas.cluster.cli import app
-from kvatlas.ingest.recording_reader import RecordingReader
-from kvatlas.ingest.recording_records import Message, Source
-from kvatlas.ingest.recording_writer import RecordingWriter
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.recording.reader import RecordingReader
+from kvatlas.ingest.recording.records import Message, Source
+from kvatlas.ingest.recording.writer import RecordingWriter
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.server import SimulatedServer
 
 PROMPT = list(range(1000, 1100))
 WAIT_S = 20.0

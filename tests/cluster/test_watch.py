@@ -12,8 +12,8 @@ from kvatlas.cluster.arrivals import Arrival
 from kvatlas.cluster.watch import NothingAnnouncedError, Watch, WatchConfig, WatchSummary
 from kvatlas.cluster.watch_screen import described, watch_view
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.server import SimulatedServer
 
 PROMPT = tuple(range(1000, 1100))
 WAIT_S = 10.0

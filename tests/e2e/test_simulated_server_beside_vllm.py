@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.server import SimulatedServer
 from tests.e2e.conversations import Question, questions
 from tests.e2e.observed_server import ObservedServer
 from tests.e2e.vllm_server import BLOCK_SIZE_TOKENS, MODEL_NAME

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kvatlas import Atlas
 from kvatlas.ingest.config import AtlasConfig, ModelConfig
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.stream_limits import StreamLimits
 from tests.ingest.hostile_pod import BLOCK_TOKENS, MODEL, HostilePod
 from tests.ingest.random_stories import Story
@@ -95,7 +95,17 @@ class AtlasWorld:
             getattr(self, name)(number)
         elif name in ("serve", "clear"):
             getattr(pod, name)(number)
-        elif name in ("deliver", "repeat", "lose", "answer_late", "thin", "double", "shuffle", "cut", "lose_end"):
+        elif name in (
+            "deliver",
+            "repeat",
+            "lose",
+            "answer_late",
+            "thin",
+            "double",
+            "shuffle",
+            "cut",
+            "lose_end",
+        ):
             getattr(pod.line, name)(number if number % 5 == 0 else 0)
         else:
             getattr(self, f"_{name}")(pod, number)
@@ -218,7 +228,9 @@ class AtlasWorld:
         untold = {"maybe_gpu", "maybe_cpu", "lost_offloaded", "lost_stored", "missed_offloaded"}
         if pod.has_replay:
             if pod.publisher.next_seq and pod.publisher.keeps_all and not pod.has_garbage:
-                assert reasons <= untold - {"missed_offloaded"}, f"{name}: {reasons}, though all can be asked for"
+                assert reasons <= untold - {"missed_offloaded"}, (
+                    f"{name}: {reasons}, though all can be asked for"
+                )
             fit = {"missed", "never_heard", *untold}
             fit |= {"orphans", "lost_blocks", "unindexed", "reported"}  # what a truncated history leaves
             fit |= {"lost"} if pod.has_hole else set()
@@ -245,7 +257,12 @@ class AtlasWorld:
 
 def _plain(rng: random.Random, clock_s: Callable[[], float]) -> SimulatedServer:
     return SimulatedServer(
-        "plain", MODEL, block_size=BLOCK_TOKENS, blocks=14, hashes_as_bytes=rng.random() < 0.5, clock_s=clock_s
+        "plain",
+        MODEL,
+        block_size=BLOCK_TOKENS,
+        blocks=14,
+        hashes_as_bytes=rng.random() < 0.5,
+        clock_s=clock_s,
     )
 
 

@@ -7,10 +7,10 @@ from typing import TypedDict
 from kvatlas import Atlas
 from kvatlas.index.keys import Feature, keyspace
 from kvatlas.ingest._native import checksum
-from kvatlas.ingest.block_pool import OutOfBlocksError
 from kvatlas.ingest.feed import Feed, FeedNames
-from kvatlas.ingest.simulated_request import SimulatedRequest
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.block_pool import OutOfBlocksError
+from kvatlas.ingest.simulator.request import SimulatedRequest
+from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.worker_state import WorkerState
 from tests.ingest.hostile_line import HostileLine
 from tests.models.mirror import CPU, GPU

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kvatlas.index._native import Keyspace
 from kvatlas.index.keys import Algorithm, keyspace
 from kvatlas.ingest._native import Decoder, Mirror, Store
-from kvatlas.ingest.events import EventBatch
+from kvatlas.ingest.wire.events import EventBatch
 from tests.models import announcements as say
 from tests.models.atlas import NaiveAtlas, NaiveConfig
 from tests.models.content import LORA_NAMES

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from kvatlas.ingest.events import AllBlocksCleared, BlockRemoved, BlockStored, Event, EventBatch
+from kvatlas.ingest.wire.events import AllBlocksCleared, BlockRemoved, BlockStored, Event, EventBatch
 from tests.ingest import wire_forms as wire
 from tests.ingest.mutations import mutate
 from tests.ingest.wire_values import (

@@ -7,9 +7,9 @@ import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kvatlas.ingest.recording_reader import RecordingReader
-from kvatlas.ingest.recording_records import Lost, Message, Source
-from kvatlas.ingest.recording_writer import RecordingWriter
+from kvatlas.ingest.recording.reader import RecordingReader
+from kvatlas.ingest.recording.records import Lost, Message, Source
+from kvatlas.ingest.recording.writer import RecordingWriter
 
 SOURCE = Source(endpoint="tcp://10.0.0.9:5557")
 Frames = tuple[bytes, ...]

@@ -25,8 +25,14 @@ class NotingFeed:
         self.names = names
         self.batches = batches
         self.told: list[str] = []
+        self.held = threading.Lock()
+        """Whoever has it, holds up the receiving thread."""
 
     def receive(self, topic: bytes, seq: int, payload: bytes) -> None:
+        with self.held:
+            self._take(topic, seq, payload)
+
+    def _take(self, topic: bytes, seq: int, payload: bytes) -> None:
         if payload == NO_BATCH:
             raise DecodeError("no batch")
         if payload == BROKEN:
@@ -98,16 +104,17 @@ Script = Callable[[int], Iterable[list[bytes]]]
 
 
 class ScriptedReplay:
-    """A ROUTER that answers by a script, until closed or asked anew."""
+    """A ROUTER that answers by a script; with `breaks_off`, at most until it is asked anew."""
 
-    def __init__(self, peers: Peers, script: Script, endpoint: str = LOOPBACK) -> None:
+    def __init__(self, peers: Peers, script: Script, *, breaks_off: bool = False) -> None:
         self._router: Socket = peers.context.socket(zmq.ROUTER)
         self._router.set(zmq.LINGER, 0)
-        self._router.bind(endpoint)
+        self._router.bind(LOOPBACK)
         self.endpoint = self._router.get_string(zmq.LAST_ENDPOINT)
         self.starts: list[int] = []
         """Where each question began."""
         self._script = script
+        self._breaks_off = breaks_off
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -127,7 +134,7 @@ class ScriptedReplay:
                     self.starts.append(int.from_bytes(start, "big"))
                     for frames in self._script(self.starts[-1]):
                         self._router.send_multipart([who, *frames])
-                        if self._stopping.is_set() or self._router.poll(0):
+                        if self._stopping.is_set() or (self._breaks_off and self._router.poll(0)):
                             break
 
 

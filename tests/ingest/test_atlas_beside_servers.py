@@ -15,12 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kvatlas import Atlas
 from kvatlas.index.keys import Feature
-from kvatlas.ingest.block_pool import OutOfBlocksError
 from kvatlas.ingest.config import AtlasConfig, ModelConfig
-from kvatlas.ingest.decoding import decode_batch
-from kvatlas.ingest.offload_chunks import SharedStorage
-from kvatlas.ingest.simulated_request import SimulatedRequest
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.block_pool import OutOfBlocksError
+from kvatlas.ingest.simulator.offload_chunks import SharedStorage
+from kvatlas.ingest.simulator.request import SimulatedRequest
+from kvatlas.ingest.simulator.server import SimulatedServer
+from kvatlas.ingest.wire.decoding import decode_batch
 from tests.models.atlas import NaiveAtlas, NaiveConfig
 from tests.models.mirror import CPU, GPU, Copy, Mirror
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kvatlas import Atlas
 from kvatlas.index.keys import Algorithm
 from kvatlas.ingest.config import AtlasConfig, ModelConfig, PodConfig
-from kvatlas.ingest.events import EventBatch, EventError
+from kvatlas.ingest.wire.events import EventBatch, EventError
 from tests.models import announcements as say
 from tests.models.atlas import WEIGHTS, Lane, NaiveAtlas, NaiveConfig
 from tests.models.content import LORA_NAMES

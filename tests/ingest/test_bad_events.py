@@ -7,8 +7,8 @@ import tracemalloc
 import pytest
 
 from kvatlas.index.errors import DecodeError
-from kvatlas.ingest.decoding import decode_batch
-from kvatlas.ingest.events import AllBlocksCleared, EventError
+from kvatlas.ingest.wire.decoding import decode_batch
+from kvatlas.ingest.wire.events import AllBlocksCleared, EventError
 from tests.ingest import wire_forms as wire
 from tests.ingest.wire_events import CLEARED, TS, batch_of, removed, stored
 

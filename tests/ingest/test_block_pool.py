@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.block_pool import NULL_BLOCK, BlockPool, OutOfBlocksError
-from kvatlas.ingest.event_encoder import WireAllBlocksCleared, WireBlockRemoved, WireEvent
+from kvatlas.ingest.simulator.block_pool import NULL_BLOCK, BlockPool, OutOfBlocksError
+from kvatlas.ingest.simulator.event_encoder import WireAllBlocksCleared, WireBlockRemoved, WireEvent
 
 
 def digest(number: int) -> bytes:

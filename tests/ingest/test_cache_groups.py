@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.cache_groups import CacheGroup
-from kvatlas.ingest.event_encoder import WireBlockStored
-from kvatlas.ingest.simulated_engine import SimulatedEngine
-from kvatlas.ingest.simulated_options import EngineOptions
+from kvatlas.ingest.simulator.cache_groups import CacheGroup
+from kvatlas.ingest.simulator.engine import SimulatedEngine
+from kvatlas.ingest.simulator.event_encoder import WireBlockStored
+from kvatlas.ingest.simulator.options import EngineOptions
 
 SIZE = 4
 PROMPT = list(range(100, 141))  # ten blocks and one token

@@ -27,7 +27,7 @@ from kvatlas.ingest.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from kvatlas.ingest.events import BlockRemoved
+from kvatlas.ingest.wire.events import BlockRemoved
 from tests.models.announcements import store_of
 from tests.models.content import Chain
 from tests.models.payloads import Event, packed

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvatlas import Atlas, AtlasConfig, CheckpointError, ModelConfig, SourceConfig, Subscriber
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.server import SimulatedServer
 from tests.ingest.test_atlas import batch, stored
 
 WAIT_S = 20.0

@@ -11,8 +11,8 @@ from zmq.auth.thread import ThreadAuthenticator
 from kvatlas import Atlas
 from kvatlas.index.errors import ConfigError
 from kvatlas.ingest.curve import CurveConfig
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.subscriber import Subscriber
 from kvatlas.ingest.subscriber_config import SubscriberConfig

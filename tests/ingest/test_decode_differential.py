@@ -13,9 +13,9 @@ from hypothesis import given
 
 from kvatlas.index.errors import DecodeError
 from kvatlas.ingest import _native
-from kvatlas.ingest.decoding import decode_batch
-from kvatlas.ingest.events import AllBlocksCleared, BlockRemoved, Event
-from kvatlas.ingest.msgpack_reader import NESTING_MAX
+from kvatlas.ingest.wire.decoding import decode_batch
+from kvatlas.ingest.wire.events import AllBlocksCleared, BlockRemoved, Event
+from kvatlas.ingest.wire.msgpack_reader import NESTING_MAX
 from tests.ingest import wire_forms as wire
 from tests.ingest.mutations import example_payloads, mutate
 from tests.ingest.payloads import (

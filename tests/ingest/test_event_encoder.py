@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from kvatlas.index.errors import InputError
-from kvatlas.ingest.decoding import decode_batch
-from kvatlas.ingest.event_encoder import (
+from kvatlas.ingest.simulator.event_encoder import (
     DIALECTS,
     WireAllBlocksCleared,
     WireBlockRemoved,
@@ -18,7 +17,8 @@ from kvatlas.ingest.event_encoder import (
     WireEvent,
     encode_batch,
 )
-from kvatlas.ingest.events import BlockRemoved, BlockStored
+from kvatlas.ingest.wire.decoding import decode_batch
+from kvatlas.ingest.wire.events import BlockRemoved, BlockStored
 
 HIGH = 2**63 + 1
 

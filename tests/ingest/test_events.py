@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 
 from kvatlas.index.errors import DecodeError
-from kvatlas.ingest.decoding import decode_batch
-from kvatlas.ingest.events import (
+from kvatlas.ingest.wire.decoding import decode_batch
+from kvatlas.ingest.wire.events import (
     AllBlocksCleared,
     BlockRemoved,
     BlockStored,

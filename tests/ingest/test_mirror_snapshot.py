@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kvatlas.index.errors import CheckpointError, InputError
 from kvatlas.index.keys import Algorithm, keyspace
 from kvatlas.ingest._native import Decoder, Mirror, Snapshot
-from kvatlas.ingest.events import BlockStored
+from kvatlas.ingest.wire.events import BlockStored
 from tests.ingest.mirror_beside_model import MirrorBesideModel, algorithms, announced, worlds
 from tests.models import announcements as say
 from tests.models.payloads import packed

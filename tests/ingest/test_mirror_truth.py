@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kvatlas import block_keys
 from kvatlas.index.keys import keyspace
 from kvatlas.ingest._native import Decoder, Mirror
-from kvatlas.ingest.events import AllBlocksCleared, BlockRemoved
+from kvatlas.ingest.wire.events import AllBlocksCleared, BlockRemoved
 from tests.models.announcements import store_of
 from tests.models.content import Chain
 from tests.models.mirror import CPU, GPU

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvatlas.ingest.msgpack_reader import NESTING_MAX, BrokenMsgpackError, MsgpackReader
+from kvatlas.ingest.wire.msgpack_reader import NESTING_MAX, BrokenMsgpackError, MsgpackReader
 from tests.ingest import wire_forms as wire
 
 texts = st.text(max_size=40) | st.binary(max_size=300).map(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.event_encoder import (
+from kvatlas.ingest.simulator.engine import SimulatedEngine
+from kvatlas.ingest.simulator.event_encoder import (
     WireAllBlocksCleared,
     WireBlockRemoved,
     WireBlockStored,
     WireEvent,
 )
-from kvatlas.ingest.offload_chunks import SharedStorage
-from kvatlas.ingest.simulated_engine import SimulatedEngine
-from kvatlas.ingest.simulated_options import EngineOptions
+from kvatlas.ingest.simulator.offload_chunks import SharedStorage
+from kvatlas.ingest.simulator.options import EngineOptions
 
 SIZE = 4
 PROMPT = list(range(100, 116))

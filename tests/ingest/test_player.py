@@ -12,14 +12,14 @@ import zmq
 from kvatlas.index.errors import ConfigError, DecodeError
 from kvatlas.ingest.atlas import Atlas
 from kvatlas.ingest.config import AtlasConfig
-from kvatlas.ingest.player import AtlasPlayer, Pace
-from kvatlas.ingest.player_sockets import SocketPlayer, SocketPlayerConfig
-from kvatlas.ingest.recorder import Recorder, RecorderConfig
-from kvatlas.ingest.recording_order import Selection
-from kvatlas.ingest.recording_reader import RecordingReader
-from kvatlas.ingest.recording_records import Role, Source
-from kvatlas.ingest.recording_writer import RecordingWriter
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.recording.order import Selection
+from kvatlas.ingest.recording.player import AtlasPlayer, Pace
+from kvatlas.ingest.recording.player_sockets import SocketPlayer, SocketPlayerConfig
+from kvatlas.ingest.recording.reader import RecordingReader
+from kvatlas.ingest.recording.recorder import Recorder, RecorderConfig
+from kvatlas.ingest.recording.records import Role, Source
+from kvatlas.ingest.recording.writer import RecordingWriter
+from kvatlas.ingest.simulator.server import SimulatedServer
 from tests.ingest.recording_files import Frames, frames_in, second
 from tests.ingest.zmq_peers import END_OF_REPLAY, WAIT_S, Peers, number, received
 

@@ -7,9 +7,9 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvatlas.ingest.block_pool import BlockPool
-from kvatlas.ingest.cache_groups import CacheGroup, GroupLayout, Kind
-from kvatlas.ingest.prefix_lookup import PrefixHit, PrefixLookup
+from kvatlas.ingest.simulator.block_pool import BlockPool
+from kvatlas.ingest.simulator.cache_groups import CacheGroup, GroupLayout, Kind
+from kvatlas.ingest.simulator.prefix_lookup import PrefixHit, PrefixLookup
 from tests.models import reuse
 
 BLOCK = 4

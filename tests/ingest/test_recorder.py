@@ -10,11 +10,11 @@ import pytest
 import zmq
 
 from kvatlas.index.errors import ConfigError, RecordingError
-from kvatlas.ingest.recorder import Recorder, RecorderConfig
-from kvatlas.ingest.recording_reader import RecordingReader
-from kvatlas.ingest.recording_records import Lost, Message, Role, Source
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.recording.reader import RecordingReader
+from kvatlas.ingest.recording.recorder import Recorder, RecorderConfig
+from kvatlas.ingest.recording.records import Lost, Message, Role, Source
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.server import SimulatedServer
 from tests.ingest.recording_files import Frames, file_bytes_max, frames_in, read
 from tests.ingest.zmq_peers import END_OF_REPLAY, WAIT_S, Socket, number
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvatlas.ingest.recorder_queue import Received, RecorderQueue, Taken
+from kvatlas.ingest.recording.recorder_queue import Received, RecorderQueue, Taken
 
 
 def taken_now(queue: RecorderQueue) -> Taken:

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvatlas.index.errors import RecordingError
-from kvatlas.ingest.recording_format import (
+from kvatlas.ingest.recording.format import (
     FILE_HEADER_BYTES,
     INDEX_END,
     BlockKind,
     unpack_file_header,
 )
-from kvatlas.ingest.recording_reader import RecordingReader
-from kvatlas.ingest.recording_records import Lost, Message, Role, Source
-from kvatlas.ingest.recording_scan import scan
-from kvatlas.ingest.recording_writer import RecordingWriter
+from kvatlas.ingest.recording.reader import RecordingReader
+from kvatlas.ingest.recording.records import Lost, Message, Role, Source
+from kvatlas.ingest.recording.scan import scan
+from kvatlas.ingest.recording.writer import RecordingWriter
 from tests.ingest.recording_files import (
     SMALL,
     SOURCE,

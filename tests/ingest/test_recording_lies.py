@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvatlas.index.errors import RecordingError
-from kvatlas.ingest.recording_format import (
+from kvatlas.ingest.recording.format import (
     BLOCK_HEADER_BYTES,
     FILE_HEADER_BYTES,
     BlockHeader,
@@ -23,8 +23,8 @@ from kvatlas.ingest.recording_format import (
     pack_file_header,
     unpack_body,
 )
-from kvatlas.ingest.recording_reader import RecordingReader
-from kvatlas.ingest.recording_records import Message, Session, pack_message, pack_session
+from kvatlas.ingest.recording.reader import RecordingReader
+from kvatlas.ingest.recording.records import Message, Session, pack_message, pack_session
 from tests.ingest.recording_files import SMALL, SOURCE, frames_in, write
 
 

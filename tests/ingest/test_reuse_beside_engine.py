@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvatlas import Atlas
-from kvatlas.ingest.block_pool import OutOfBlocksError
-from kvatlas.ingest.cache_groups import CacheGroup
 from kvatlas.ingest.config import AtlasConfig, ModelConfig, PodConfig
-from kvatlas.ingest.simulated_options import EngineOptions
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.block_pool import OutOfBlocksError
+from kvatlas.ingest.simulator.cache_groups import CacheGroup
+from kvatlas.ingest.simulator.options import EngineOptions
+from kvatlas.ingest.simulator.server import SimulatedServer
 
 BLOCK = 4
 LOCAL_CHUNK = 12

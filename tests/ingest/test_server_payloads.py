@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kvatlas.ingest.decoding import decode_batch
-from kvatlas.ingest.events import AllBlocksCleared, BlockStored, Event
+from kvatlas.ingest.wire.decoding import decode_batch
+from kvatlas.ingest.wire.events import AllBlocksCleared, BlockStored, Event
 
 
 def brief(event: Event) -> str:

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from kvatlas.index.errors import ConfigError, InputError
-from kvatlas.ingest.block_pool import OutOfBlocksError
-from kvatlas.ingest.event_encoder import (
+from kvatlas.ingest.simulator.block_pool import OutOfBlocksError
+from kvatlas.ingest.simulator.engine import SimulatedEngine
+from kvatlas.ingest.simulator.event_encoder import (
     WireAllBlocksCleared,
     WireBlockRemoved,
     WireBlockStored,
     WireEvent,
 )
-from kvatlas.ingest.simulated_engine import SimulatedEngine
-from kvatlas.ingest.simulated_options import EngineOptions
+from kvatlas.ingest.simulator.options import EngineOptions
 
 SIZE = 4
 PROMPT = list(range(100, 116))

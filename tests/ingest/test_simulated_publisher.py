@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from kvatlas.index.errors import ConfigError, KvatlasError
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
 from tests.ingest.zmq_peers import (
     END_OF_REPLAY,
     WAIT_S,

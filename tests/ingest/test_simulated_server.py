@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from kvatlas.index.errors import ConfigError, InputError
-from kvatlas.ingest.block_pool import OutOfBlocksError
-from kvatlas.ingest.decoding import decode_batch
-from kvatlas.ingest.event_encoder import DIALECTS
-from kvatlas.ingest.events import AllBlocksCleared, BlockRemoved, BlockStored
-from kvatlas.ingest.offload_chunks import SharedStorage
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
-from kvatlas.ingest.simulated_request import SimulatedRequest
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.block_pool import OutOfBlocksError
+from kvatlas.ingest.simulator.event_encoder import DIALECTS
+from kvatlas.ingest.simulator.offload_chunks import SharedStorage
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.request import SimulatedRequest
+from kvatlas.ingest.simulator.server import SimulatedServer
+from kvatlas.ingest.wire.decoding import decode_batch
+from kvatlas.ingest.wire.events import AllBlocksCleared, BlockRemoved, BlockStored
 from tests.ingest.zmq_peers import Peers, poll_until_subscribed, received, replay
 
 PROMPT = list(range(100, 140))

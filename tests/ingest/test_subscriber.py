@@ -203,9 +203,10 @@ def test_a_quiet_publisher_is_heard_at_once_while_another_one_floods(peers: Peer
     with Subscriber(sink, [flooding.endpoint, quiet.endpoint]) as subscriber:
         flooding.wait_for_subscriber()
         quiet.wait_for_subscriber()
-        for _ in range(50_000):
-            flooding.publish(b"kv@loud@m", b"x")
-        quiet.publish(b"kv@quiet@m", b"x")
+        with sink.feeds[0].held:  # until much waits
+            for _ in range(50_000):
+                flooding.publish(b"kv@loud@m", b"x")
+            quiet.publish(b"kv@quiet@m", b"x")
         assert subscriber.wait_until(lambda s: s.batches == 50_001, WAIT_S)
     place = next(i for i, (topic, _, _) in enumerate(sink.batches) if topic == b"kv@quiet@m")
     assert place < 50_000, "it did not wait for all of the other's"

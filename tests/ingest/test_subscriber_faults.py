@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from kvatlas import Atlas, AtlasConfig
-from kvatlas.ingest.event_encoder import encode_batch
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.event_encoder import encode_batch
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.stream_limits import StreamLimits
 from kvatlas.ingest.subscriber import Subscriber
 from kvatlas.ingest.subscriber_config import SubscriberConfig
 from kvatlas.ingest.subscriber_statistics import SubscriberStatistics
-from tests.ingest.subscriber_peers import END, RawPublisher, ScriptedReplay, reply
+from tests.ingest.subscriber_peers import END, RawPublisher, Script, ScriptedReplay, reply
 from tests.ingest.zmq_peers import WAIT_S, Peers, number
 
 MODEL = "m"
@@ -161,10 +161,10 @@ SCRIPTS = (silent, endless, standing, backwards, another_pods, short_numbers, to
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 def test_a_replay_socket_that_misbehaves_leaves_others_alone_and_its_worker_in_doubt(
-    peers: Peers, atlas: Atlas, good: SimulatedServer, script: object
+    peers: Peers, atlas: Atlas, good: SimulatedServer, script: Script
 ) -> None:
     bad, publisher = RawPublisher(peers), good.listen()
-    with ScriptedReplay(peers, script) as replay:  # type: ignore[arg-type]
+    with ScriptedReplay(peers, script, breaks_off=True) as replay:
         config = SubscriberConfig(replay_bytes_max=4 << 20)
         with Subscriber(atlas, [source_of(publisher)], config) as subscriber:
             publisher.wait_for_subscribers()
@@ -229,7 +229,7 @@ def test_a_flood_of_answers_costs_no_more_memory_than_its_bound(peers: Peers) ->
         return (reply(TOPIC, seq, big) for seq in itertools.count(start))
 
     bad, limit_bytes, most_bytes = RawPublisher(peers), 8 << 20, 0
-    with ScriptedReplay(peers, flood) as replay:
+    with ScriptedReplay(peers, flood, breaks_off=True) as replay:
         source = SourceConfig(endpoint=bad.endpoint, replay_endpoint=replay.endpoint)
         config = SubscriberConfig(replay_bytes_max=limit_bytes, replay_messages_max=100)
         with Subscriber(atlas, [source], config) as subscriber:

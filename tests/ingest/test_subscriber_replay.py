@@ -11,8 +11,8 @@ import pytest
 import zmq
 
 from kvatlas import Atlas, AtlasConfig
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
-from kvatlas.ingest.simulated_server import SimulatedServer
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.stream_limits import StreamLimits
 from kvatlas.ingest.subscriber import Subscriber

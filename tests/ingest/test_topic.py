@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvatlas.index.errors import InputError
-from kvatlas.ingest.topic import TOPIC_BYTES_MAX, Topic, parse_topic
+from kvatlas.ingest.wire.topic import TOPIC_BYTES_MAX, Topic, parse_topic
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,9 @@ class ToyWorld:
             assert held == true, f"EXACT lacks {true - held}, in quiet"
         if self.has_replay:
             if self.publisher.next_seq and self.publisher.keeps_all:
-                assert truth.state == "EXACT", f"{truth.state} because of {reasons}, though all can be asked for"
+                assert truth.state == "EXACT", (
+                    f"{truth.state} because of {reasons}, though all can be asked for"
+                )
             fit = {"missed", "never_heard"} | ({"lost"} if self.has_holes else set())
         else:
             fit = {"missed", "never_heard", "lost", "silent", "lost_contact"}

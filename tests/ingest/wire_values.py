@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from kvatlas.ingest.events import ExtraKey
+from kvatlas.ingest.wire.events import ExtraKey
 from tests.ingest import wire_forms as wire
 
 T = TypeVar("T")

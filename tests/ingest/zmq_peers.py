@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import zmq
 
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
 
 WAIT_S = 10.0
 END_OF_REPLAY = b"\xff" * 8

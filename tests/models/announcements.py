@@ -12,7 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from kvatlas.ingest.events import AllBlocksCleared, BlockRemoved, BlockStored
+from kvatlas.ingest.wire.events import AllBlocksCleared, BlockRemoved, BlockStored
 from tests.models.content import VARIANTS, Chain
 from tests.models.mirror import Limits
 from tests.models.payloads import Event, Shape

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kvatlas.ingest.events import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch
+from kvatlas.ingest.wire.events import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch
 from tests.models.block_keys import Feature, Keyspace, block_keys, keyspace
 from tests.models.meaning import Meaning, resident
 from tests.models.mirror import CPU, DISK, GPU, STORAGE, UNKNOWN, Limits, Mirror, tier_of

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from kvatlas.ingest.events import ExtraKey
+from kvatlas.ingest.wire.events import ExtraKey
 from tests.models.block_keys import Feature, overlapping
 
 VARIANTS = (

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kvatlas.ingest.events import BlockRemoved, BlockStored
+from kvatlas.ingest.wire.events import BlockRemoved, BlockStored
 from tests.models.block_keys import Keyspace
 from tests.models.meaning import Meaning, Step, chain_start, extend, resident
 from tests.models.reports import FULL_ATTENTION, is_sparse, true_copies

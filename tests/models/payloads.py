@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgpack
 import msgspec
 
-from kvatlas.ingest.events import AllBlocksCleared, BlockRemoved, BlockStored
+from kvatlas.ingest.wire.events import AllBlocksCleared, BlockRemoved, BlockStored
 
 Event = AllBlocksCleared | BlockRemoved | BlockStored
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from kvatlas.ingest.events import BlockStored
+from kvatlas.ingest.wire.events import BlockStored
 
 FULL_ATTENTION = (None, "full_attention", "mla_attention", "sink_full_attention")
 

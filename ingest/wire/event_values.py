@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from kvatlas.ingest.events import ExtraKey
-from kvatlas.ingest.msgpack_reader import MsgpackReader
+from kvatlas.ingest.wire.events import ExtraKey
+from kvatlas.ingest.wire.msgpack_reader import MsgpackReader
 
 DATA_PARALLEL_RANK_MAX = 0xFFFF
 TOKEN_ID_MAX = 0xFFFFFFFF

@@ -13,7 +13,7 @@ from types import TracebackType
 import msgspec
 
 from kvatlas.index.errors import RecordingError
-from kvatlas.ingest.recording_format import (
+from kvatlas.ingest.recording.format import (
     BLOCKS_MAX,
     FILE_HEADER_BYTES,
     INDEX_ENTRY_BYTES,
@@ -29,7 +29,7 @@ from kvatlas.ingest.recording_format import (
     pack_footer,
     pack_index_entry,
 )
-from kvatlas.ingest.recording_records import (
+from kvatlas.ingest.recording.records import (
     LOST_BYTES,
     Session,
     Source,
@@ -38,7 +38,7 @@ from kvatlas.ingest.recording_records import (
     pack_message,
     pack_session,
 )
-from kvatlas.ingest.recording_scan import scan
+from kvatlas.ingest.recording.scan import scan
 
 
 class RecordingWriter:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvatlas.index.errors import DecodeError
-from kvatlas.ingest.event_values import (
+from kvatlas.ingest.wire.event_values import (
     BadValueError,
     EventFields,
     read_extra_keys,
@@ -39,7 +39,7 @@ from kvatlas.ingest.event_values import (
     read_token_ids,
     read_ts,
 )
-from kvatlas.ingest.events import (
+from kvatlas.ingest.wire.events import (
     AllBlocksCleared,
     BlockRemoved,
     BlockStored,
@@ -47,7 +47,7 @@ from kvatlas.ingest.events import (
     EventBatch,
     EventError,
 )
-from kvatlas.ingest.msgpack_reader import BrokenMsgpackError, MsgpackReader
+from kvatlas.ingest.wire.msgpack_reader import BrokenMsgpackError, MsgpackReader
 
 _BATCH_FIELDS = ("ts", "events", "data_parallel_rank")
 _ARRAY_FIELDS = {

@@ -11,7 +11,7 @@ import zmq
 
 from kvatlas.index.errors import ConfigError, KvatlasError
 from kvatlas.ingest.curve import CurveConfig, encrypt_as_client, encrypt_as_server
-from kvatlas.ingest.simulated_replay import ReplaySocket, bind
+from kvatlas.ingest.simulator.replay_socket import ReplaySocket, bind
 
 _POLL_MS = 5
 _REOPEN_S_MAX = 10.0

@@ -8,11 +8,11 @@ Source: behaviour of vLLM 0.32.
 
 from __future__ import annotations
 
-from kvatlas.ingest.block_pool import NULL_BLOCK, BlockPool, OutOfBlocksError
-from kvatlas.ingest.cache_groups import EngineGroup, GroupLayout
-from kvatlas.ingest.event_encoder import GPU, WireBlockStored
-from kvatlas.ingest.prefix_lookup import PrefixHit, PrefixLookup
-from kvatlas.ingest.simulated_request import SimulatedRequest
+from kvatlas.ingest.simulator.block_pool import NULL_BLOCK, BlockPool, OutOfBlocksError
+from kvatlas.ingest.simulator.cache_groups import EngineGroup, GroupLayout
+from kvatlas.ingest.simulator.event_encoder import GPU, WireBlockStored
+from kvatlas.ingest.simulator.prefix_lookup import PrefixHit, PrefixLookup
+from kvatlas.ingest.simulator.request import SimulatedRequest
 
 
 class PrefixCache:

@@ -16,13 +16,13 @@ from types import TracebackType
 
 from kvatlas.index.errors import ConfigError
 from kvatlas.index.keys import Feature
-from kvatlas.ingest.cache_groups import CacheGroup
-from kvatlas.ingest.event_encoder import dialect_named, encode_batch
-from kvatlas.ingest.offload_chunks import SharedStorage
-from kvatlas.ingest.simulated_engine import SimulatedEngine
-from kvatlas.ingest.simulated_options import EngineOptions
-from kvatlas.ingest.simulated_publisher import SimulatedPublisher
-from kvatlas.ingest.simulated_request import PromptIds
+from kvatlas.ingest.simulator.cache_groups import CacheGroup
+from kvatlas.ingest.simulator.engine import SimulatedEngine
+from kvatlas.ingest.simulator.event_encoder import dialect_named, encode_batch
+from kvatlas.ingest.simulator.offload_chunks import SharedStorage
+from kvatlas.ingest.simulator.options import EngineOptions
+from kvatlas.ingest.simulator.publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.request import PromptIds
 
 
 class SimulatedServer(SimulatedEngine):

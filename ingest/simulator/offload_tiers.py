@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.event_encoder import CPU, STORAGE, EngineHash, WireEvent
-from kvatlas.ingest.offload_chunks import Chunk, ChunkAnnouncer, SharedStorage
-from kvatlas.ingest.simulated_request import SimulatedRequest, engine_hash
+from kvatlas.ingest.simulator.event_encoder import CPU, STORAGE, EngineHash, WireEvent
+from kvatlas.ingest.simulator.offload_chunks import Chunk, ChunkAnnouncer, SharedStorage
+from kvatlas.ingest.simulator.request import SimulatedRequest, engine_hash
 
 
 class OffloadStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,8 +9,8 @@ from types import TracebackType
 import msgspec
 
 from kvatlas.index.errors import RecordingError
-from kvatlas.ingest.recording_format import BLOCK_HEADER_BYTES, Block, BlockKind, unpack_body
-from kvatlas.ingest.recording_records import (
+from kvatlas.ingest.recording.format import BLOCK_HEADER_BYTES, Block, BlockKind, unpack_body
+from kvatlas.ingest.recording.records import (
     Lost,
     Message,
     Session,
@@ -18,7 +18,7 @@ from kvatlas.ingest.recording_records import (
     unpack_records,
     unpack_session,
 )
-from kvatlas.ingest.recording_scan import read_at, scan
+from kvatlas.ingest.recording.scan import read_at, scan
 
 _NS = 1_000_000_000
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from kvatlas.index.errors import InputError
 from kvatlas.index.keys import Feature
-from kvatlas.ingest.event_encoder import WireExtraKeys
+from kvatlas.ingest.simulator.event_encoder import WireExtraKeys
 
 PromptIds = Sequence[int] | npt.NDArray[Any]
 """Token ids of a prompt [n_tokens], 0 to 2^32 - 1 each."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.event_encoder import (
+from kvatlas.ingest.simulator.event_encoder import (
     STORAGE,
     EngineHash,
     WireBlockRemoved,
     WireBlockStored,
 )
-from kvatlas.ingest.simulated_request import engine_hash
+from kvatlas.ingest.simulator.request import engine_hash
 
 
 @dataclass(slots=True)

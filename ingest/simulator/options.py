@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.cache_groups import CacheGroup, GroupLayout
+from kvatlas.ingest.simulator.cache_groups import CacheGroup, GroupLayout
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,14 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from kvatlas.index.errors import ConfigError, KvatlasError
-from kvatlas.ingest.event_encoder import (
+from kvatlas.ingest.simulator.event_encoder import (
     GPU,
     EngineHash,
     WireAllBlocksCleared,
     WireBlockRemoved,
     WireEvent,
 )
-from kvatlas.ingest.simulated_request import engine_hash
+from kvatlas.ingest.simulator.request import engine_hash
 
 NULL_BLOCK = 0
 """Stands where a request needs no block; never handed out, never cached."""

@@ -11,9 +11,9 @@ from typing import Protocol
 import msgspec
 
 from kvatlas.index.errors import ConfigError, KvatlasError
-from kvatlas.ingest.recording_order import Batch, Selection, told
-from kvatlas.ingest.recording_reader import RecordingReader
-from kvatlas.ingest.recording_records import Source
+from kvatlas.ingest.recording.order import Batch, Selection, told
+from kvatlas.ingest.recording.reader import RecordingReader
+from kvatlas.ingest.recording.records import Source
 
 _NS = 1_000_000_000
 _NAMED_TOPIC = b"kv@"

@@ -7,7 +7,7 @@ from enum import Enum
 
 import zmq
 
-from kvatlas.ingest.recorder_live import Keep, LiveSource, Socket, unusable
+from kvatlas.ingest.recording.recorder_live import Keep, LiveSource, Socket, unusable
 
 END_OF_REPLAY = b"\xff" * 8
 

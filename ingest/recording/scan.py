@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from kvatlas.index.errors import RecordingError
-from kvatlas.ingest.recording_format import (
+from kvatlas.ingest.recording.format import (
     BLOCK_HEADER_BYTES,
     BLOCK_MAGIC,
     BLOCKS_MAX,

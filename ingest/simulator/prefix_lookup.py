@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvatlas.ingest.block_pool import NULL_BLOCK, BlockPool
-from kvatlas.ingest.cache_groups import EngineGroup, GroupLayout
+from kvatlas.ingest.simulator.block_pool import NULL_BLOCK, BlockPool
+from kvatlas.ingest.simulator.cache_groups import EngineGroup, GroupLayout
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kvatlas.ingest.recording_order import batch_of
-from kvatlas.ingest.recording_reader import RecordingReader
-from kvatlas.ingest.recording_records import Lost, Message, Source
+from kvatlas.ingest.recording.order import batch_of
+from kvatlas.ingest.recording.reader import RecordingReader
+from kvatlas.ingest.recording.records import Lost, Message, Source
 
 TOPICS_MAX = 64
 """Kept of each source; further ones are not listed."""

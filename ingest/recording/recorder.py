@@ -14,11 +14,11 @@ import msgspec
 import zmq
 
 from kvatlas.index.errors import ConfigError, RecordingError
-from kvatlas.ingest.recorder_live import LiveSource
-from kvatlas.ingest.recorder_queue import Received, RecorderQueue
-from kvatlas.ingest.recorder_replay import ReplayQuestion, ReplayState
-from kvatlas.ingest.recording_records import Role, Source
-from kvatlas.ingest.recording_writer import RecordingWriter
+from kvatlas.ingest.recording.recorder_live import LiveSource
+from kvatlas.ingest.recording.recorder_queue import Received, RecorderQueue
+from kvatlas.ingest.recording.recorder_replay import ReplayQuestion, ReplayState
+from kvatlas.ingest.recording.records import Role, Source
+from kvatlas.ingest.recording.writer import RecordingWriter
 
 _POLL_MS = 50
 _TAKE_S = 0.1

@@ -13,13 +13,13 @@ import numpy as np
 
 from kvatlas.index.errors import ConfigError, InputError
 from kvatlas.index.keys import Feature
-from kvatlas.ingest.block_pool import BlockPool, BlockPoolStatistics
-from kvatlas.ingest.event_encoder import WireEvent
-from kvatlas.ingest.offload_chunks import SharedStorage
-from kvatlas.ingest.offload_tiers import OffloadStatistics, OffloadTiers
-from kvatlas.ingest.prefix_cache import PrefixCache
-from kvatlas.ingest.simulated_options import EngineOptions
-from kvatlas.ingest.simulated_request import (
+from kvatlas.ingest.simulator.block_pool import BlockPool, BlockPoolStatistics
+from kvatlas.ingest.simulator.event_encoder import WireEvent
+from kvatlas.ingest.simulator.offload_chunks import SharedStorage
+from kvatlas.ingest.simulator.offload_tiers import OffloadStatistics, OffloadTiers
+from kvatlas.ingest.simulator.options import EngineOptions
+from kvatlas.ingest.simulator.prefix_cache import PrefixCache
+from kvatlas.ingest.simulator.request import (
     PromptIds,
     SimulatedRequest,
     engine_hash,
