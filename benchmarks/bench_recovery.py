@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import subprocess
 import sys
@@ -114,6 +115,7 @@ def bench(kind: str, rounds: int, blocks: int) -> Result:
 def main() -> None:
     if sys.argv[1:2] == ["--receive"]:
         take_core(RECEIVING_CORE)
+        logging.disable(logging.WARNING)
         receive(sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5])
         return
     args = arguments(__doc__).parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import sys
 import time
@@ -129,6 +130,7 @@ def bench_event_size(blocks: int, rounds: int, share: int, with_peer: bool) -> R
 def main() -> None:
     if sys.argv[1:2] == ["--receive"]:
         take_core(RECEIVING_CORE)
+        logging.disable(logging.WARNING)
         receive(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
         return
     if sys.argv[1:2] == ["--peer"]:

@@ -44,3 +44,8 @@ def new_publisher(source: Path) -> Iterator[NewPublisher]:
             return running.enter_context(Publisher(source, **options))
 
         yield create
+
+
+@pytest.fixture
+def publisher(new_publisher: NewPublisher) -> Publisher:
+    return new_publisher()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvatlas import block_keys
-from tests.e2e.publishers.publisher import MODEL, Event
+from tests.e2e.publishers.publisher import MODEL, Event, Publisher
 
 BLOCK_SIZE_TOKENS = 16
 HASH_SEED = "old publishers"
@@ -121,3 +121,16 @@ class Said:
     def clear(self) -> Event:
         self._copies.clear()
         return {"type": "AllBlocksCleared"}
+
+
+def conversation(publisher: Publisher, said: Said, name: str, batches: int = 20) -> Prompt:
+    """A chat that grows by a block a batch, while one block of another is stored and removed."""
+    chat = prompt(f"{name} chat", batches)
+    passing = prompt(f"{name} passing", 1)
+    publisher.publish(
+        *(
+            [said.store(chat, turn, turn + 1), said.store(passing), said.remove(passing, 0)]
+            for turn in range(batches)
+        )
+    )
+    return chat

@@ -9,20 +9,7 @@ from tests.e2e.publishers.conftest import NewPublisher
 from tests.e2e.publishers.link import Link
 from tests.e2e.publishers.listener import NEVER, Listener
 from tests.e2e.publishers.publisher import Publisher
-from tests.e2e.publishers.said import Said, prompt
-from tests.e2e.publishers.test_subscribed_publishers import conversation
-
-
-@pytest.fixture
-def publisher(new_publisher: NewPublisher) -> Publisher:
-    return new_publisher()
-
-
-def restart(publisher: Publisher) -> Said:
-    """On the same ports; what the new server has said so far."""
-    publisher.kill()
-    publisher.start()
-    return Said()
+from tests.e2e.publishers.said import Said, conversation, prompt
 
 
 def test_a_server_that_restarts_is_emptied_though_it_says_nothing(publisher: Publisher) -> None:
@@ -54,7 +41,9 @@ def test_a_server_that_restarts_unseen_is_another_one(publisher: Publisher, batc
         listener.wait_until_exact(said)
         live.cut()
         replay.cut()
-        said = restart(publisher)
+        publisher.kill()
+        publisher.start()
+        said = Said()
         conversation(publisher, said, "second", batches)
         publisher.wait_until_sent(batches - 1)
         live.mend()

@@ -16,7 +16,7 @@ from tests.e2e.publishers.link import Link
 from tests.e2e.publishers.listener import NEVER, Listener
 from tests.e2e.publishers.publisher import Publisher
 from tests.e2e.publishers.releases import Release
-from tests.e2e.publishers.said import Prompt, Said, prompt
+from tests.e2e.publishers.said import Said, conversation, prompt
 
 
 @dataclass(frozen=True)
@@ -36,28 +36,10 @@ class Network:
 
 
 @pytest.fixture
-def publisher(new_publisher: NewPublisher) -> Publisher:
-    return new_publisher()
-
-
-@pytest.fixture
 def network(publisher: Publisher) -> Iterator[Network]:
     with ExitStack() as open_links:
         live = open_links.enter_context(Link(publisher.endpoint))
         yield Network(live, open_links.enter_context(Link(publisher.replay_endpoint)))
-
-
-def conversation(publisher: Publisher, said: Said, name: str, batches: int = 20) -> Prompt:
-    """A chat that grows by a block a batch, while one block of another is stored and removed."""
-    chat = prompt(f"{name} chat", batches)
-    passing = prompt(f"{name} passing", 1)
-    publisher.publish(
-        *(
-            [said.store(chat, turn, turn + 1), said.store(passing), said.remove(passing, 0)]
-            for turn in range(batches)
-        )
-    )
-    return chat
 
 
 def test_a_late_listener_sees_all_of_a_silent_server(release: Release, publisher: Publisher) -> None:

@@ -8,17 +8,11 @@ import msgpack
 import pytest
 
 from kvatlas import Atlas, AtlasConfig, ModelConfig
-from tests.e2e.publishers.conftest import NewPublisher
 from tests.e2e.publishers.publisher import MODEL, POD, Publisher
 from tests.e2e.publishers.releases import Release
 from tests.e2e.publishers.said import HASH_SEED, LORA_NUMBERS, Said, longer, prompt
 
 TOPIC = f"kv@{POD}@{MODEL}".encode()
-
-
-@pytest.fixture
-def publisher(new_publisher: NewPublisher) -> Publisher:
-    return new_publisher()
 
 
 def atlas_of(publisher: Publisher) -> Atlas:
