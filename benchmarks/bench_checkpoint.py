@@ -83,7 +83,6 @@ def run(blocks: int, rounds: int, folder: Path) -> list[Result]:
     traffic = list(islice(stores(1 << 17, 7, BATCH_BLOCKS), 4096))
     path = folder / "checkpoint"
     samples: dict[str, list[float]] = {"write": [], "begin": [], "wait": [], "quiet": [], "load": []}
-    size = 0
     for _ in range(rounds):
         with Traffic(mirror, traffic) as quiet:
             time.sleep(0.2)
@@ -101,7 +100,7 @@ def run(blocks: int, rounds: int, folder: Path) -> list[Result]:
         loaded.restore(read_checkpoint(path, IDENTITY).parts)
         samples["load"].append(time.perf_counter() - begin)
         assert loaded.sizes()["held_gpu"] >= held
-    samples["bytes"] = [size / loaded.sizes()["nodes"]]
+        samples["bytes"] = [size / loaded.sizes()["nodes"]]
     return summary(held, samples)
 
 

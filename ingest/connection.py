@@ -9,6 +9,8 @@ from enum import Enum
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from kvatlas.index.errors import ConfigError
+
 Socket = zmq.Socket[bytes]
 
 _FAILURES = {
@@ -20,6 +22,20 @@ _WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CL
 for _event in _FAILURES:
     _WATCHED |= _event
 _CLOSE_S_MAX = 1.0
+
+
+def watched_socket(context: zmq.Context[Socket], kind: int) -> tuple[Socket, ConnectionMonitor]:
+    """A new socket that lingers for nobody, and its monitor. Raises ConfigError when there are no more."""
+    try:
+        socket = context.socket(kind)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"sockets: expected room for one more: {error}") from error
+    socket.set(zmq.LINGER, 0)
+    try:
+        return socket, ConnectionMonitor(socket)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        raise ConfigError(f"sockets: expected room for the monitor of one more: {error}") from error
 
 
 class Change(Enum):

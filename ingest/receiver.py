@@ -53,7 +53,7 @@ class Receiver:
                 self._keep_door().allow(source.domain, curve.client_keys)  # before anybody knocks
             source.open()
         except ConfigError:
-            source.close()
+            self._forget(source)
             raise
         self.sources.append(source)
         self._watch(source.socket, partial(self._pending.setdefault, source))
@@ -68,9 +68,7 @@ class Receiver:
         self.desk.forget(source)
         for socket in (source.socket, source.monitor.socket):
             self._selector.unregister(_descriptor(socket))
-        if self._doorkeeper is not None:
-            self._doorkeeper.forget(source.domain)
-        source.close()
+        self._forget(source)
 
     @property
     def is_busy(self) -> bool:
@@ -101,6 +99,11 @@ class Receiver:
         if self._doorkeeper is not None:
             self._doorkeeper.close()
         self._selector.close()
+
+    def _forget(self, source: Source) -> None:
+        if self._doorkeeper is not None:
+            self._doorkeeper.forget(source.domain)
+        source.close()
 
     def _wait_s(self) -> float:
         wait_s = max(self._tick_at_s - time.monotonic(), 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zmq
 
 from kvatlas.index.errors import ConfigError, InputError
-from kvatlas.ingest.connection import Change, ConnectionMonitor, Socket
+from kvatlas.ingest.connection import Change, Socket, watched_socket
 from kvatlas.ingest.curve import encrypt_as_client
 from kvatlas.ingest.replay_answer import SEQUENCE_BYTES, Answer, parse_reply
 from kvatlas.ingest.subscriber_config import SubscriberConfig
@@ -26,13 +26,11 @@ class ReplayDealer:
         self.answer = answer
         self._deadline_s: float | None = now_s + limits.replay_connect_s_max
         self._broken = ""
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.set(zmq.LINGER, 0)
+        self.socket, self.monitor = watched_socket(context, zmq.DEALER)
         # The server drops silently what we leave in its socket, so this is more than it can keep.
         self.socket.set(zmq.RCVHWM, limits.replay_messages_max)
         self.socket.set(zmq.MAXMSGSIZE, limits.message_bytes_max)
         self.socket.set(zmq.IPV6, True)
-        self.monitor = ConnectionMonitor(self.socket)
         try:
             if answer.curve is not None:
                 encrypt_as_client(self.socket, answer.curve)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import zmq
 
 from kvatlas.index.errors import ConfigError, KvatlasError
 from kvatlas.ingest.batch_sink import BatchFeed
-from kvatlas.ingest.connection import Change, ConnectionMonitor, Socket
+from kvatlas.ingest.connection import Change, Socket, watched_socket
 from kvatlas.ingest.curve import encrypt_as_client, encrypt_as_server
 from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.subscriber_config import SubscriberConfig
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 class Source:
     """A SUB socket that dials one publisher, or listens for any, and the feed that it drives.
 
-    Used by the receiving thread, `statistics` by any. Raises ConfigError where keys are missing.
+    Used by the receiving thread, `statistics` by any. Raises ConfigError without room for its sockets.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class Source:
         self._is_open = config.bind  # whoever dials is open before it can be heard
         self._is_broken = self._is_given_up = self._listens = False
         self._dialled_s = float("-inf")
-        self.socket = _sub_socket(context, config, limits, self.domain)
-        self.monitor = ConnectionMonitor(self.socket)
+        self.socket, self.monitor = watched_socket(context, zmq.SUB)
         self.endpoint = config.endpoint
         """With the port that the system chose where it was left open."""
 
     def open(self) -> None:
-        """Dial, or listen. Raises ConfigError when the endpoint cannot be used."""
+        """Dial, or listen. Raises ConfigError when the endpoint cannot be used, or keys are missing."""
         config = self.config
+        _prepare(self.socket, config, self._limits, self.domain)
         try:
             (self.socket.bind if config.bind else self.socket.connect)(config.endpoint)
         except (zmq.ZMQError, ValueError, TypeError) as error:
@@ -142,10 +143,11 @@ class Source:
         self._dialled_s = now_s
         self._is_broken = False
         try:
-            self.socket.disconnect(self.config.endpoint)
+            with suppress(zmq.ZMQError):  # nothing is left of it
+                self.socket.disconnect(self.config.endpoint)
             self.socket.connect(self.config.endpoint)
         except zmq.ZMQError as error:
-            self._is_broken = True  # a name that cannot be resolved just now
+            self._is_broken = True  # for another try
             self.complain("redial", f"cannot connect again: {error}")
         return True
 
@@ -210,23 +212,12 @@ class Source:
             self.complain("sequence", f"expected a sequence number of {_SEQUENCE_BYTES} bytes, got {got}")
 
 
-def _sub_socket(
-    context: zmq.Context[Socket], config: SourceConfig, limits: SubscriberConfig, domain: str
-) -> Socket:
-    """Raises ConfigError where keys are missing, or there are no more sockets to be had."""
-    try:
-        socket = context.socket(zmq.SUB)
-    except zmq.ZMQError as error:
-        raise ConfigError(f"{config.endpoint!r}: no socket: {error}") from error
-    try:
-        if config.curve is not None and config.bind:
-            encrypt_as_server(socket, config.curve, domain)
-        elif config.curve is not None:
-            encrypt_as_client(socket, config.curve)
-    except ConfigError:
-        socket.close(linger=0)
-        raise
-    socket.set(zmq.LINGER, 0)
+def _prepare(socket: Socket, config: SourceConfig, limits: SubscriberConfig, domain: str) -> None:
+    """Raises ConfigError where keys are missing."""
+    if config.curve is not None and config.bind:
+        encrypt_as_server(socket, config.curve, domain)
+    elif config.curve is not None:
+        encrypt_as_client(socket, config.curve)
     socket.set(zmq.RCVHWM, limits.messages_max)
     socket.set(zmq.MAXMSGSIZE, limits.message_bytes_max)
     # To connect, names may resolve either way; bound to an IPv4 address, it would name itself in IPv6.
@@ -237,4 +228,3 @@ def _sub_socket(
         socket.set(zmq.HEARTBEAT_IVL, int(limits.heartbeat_s * 1000))
         socket.set(zmq.HEARTBEAT_TIMEOUT, int(limits.heartbeat_s_max * 1000))
     socket.subscribe(b"")
-    return socket

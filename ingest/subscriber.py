@@ -90,7 +90,7 @@ class Subscriber:
         self._stopping = threading.Event()
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
-        self._n_sources = 0
+        self._n_sources = self._n_changes = 0
         self._tell_at_s = 0.0
         self._removed = dict.fromkeys(SUMMED, 0)
         self._context: zmq.Context[Socket] = zmq.Context(io_threads=1)
@@ -169,14 +169,16 @@ class Subscriber:
 
         It is looked at whenever something has come, and with each tick.
         """
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while not condition(self.statistics()):
-                left_s = deadline - time.monotonic()
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            seen = self._n_changes
+            if condition(self.statistics()):
+                return True
+            with self._changed:  # not while the condition is looked at: the receiving thread needs it
+                left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or self._failure is not None:
                     return False
-                self._changed.wait(left_s)
-            return True
+                self._changed.wait_for(lambda seen=seen: self._n_changes != seen, left_s)
 
     def __enter__(self) -> Subscriber:
         return self.start()
@@ -190,13 +192,13 @@ class Subscriber:
         self.stop()
 
     def _do(self, work: Callable[[], object]) -> None:
-        """Have the receiving thread do it; before it runs, and when it has ended, this one does."""
+        """Have the receiving thread do it; before that runs, this one does."""
         errand = Errand(work)
         with self._lock:
             if self._runs:
                 self._errands.append(errand)
                 self._waker.wake()
-            elif self._context.closed or self._failure is not None:
+            elif self._stopping.is_set() or self._failure is not None:
                 raise _stopped()
             else:
                 errand.run()
@@ -244,9 +246,8 @@ class Subscriber:
                     raise self._client.failure
         except BaseException as error:  # for stop(): in a thread it would only be printed
             _log.exception("the subscriber's thread has ended")
-            with self._changed:
-                self._failure = error
-                self._changed.notify_all()
+            self._failure = error
+            self._notify()
         finally:
             self._end()
 
@@ -255,8 +256,12 @@ class Subscriber:
         now_s = time.monotonic()
         if now_s >= self._tell_at_s or not self._receiver.is_busy:
             self._tell_at_s = now_s + _TELL_S
-            with self._changed:
-                self._changed.notify_all()
+            self._notify()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._n_changes += 1
+            self._changed.notify_all()
 
     def _end(self) -> None:
         """Nobody runs errands any more; the workers are not heard of."""

@@ -242,7 +242,7 @@ def test_a_checkpoint_is_gone_on_from_and_what_came_since_is_asked_for() -> None
 
 
 def test_a_checkpoint_of_another_incarnation_is_forgotten() -> None:
-    rig = StreamRig()
+    rig = StreamRig(is_open=False)
     rig.held.update({50, 51})
     rig.stream.resume(2, checksum(b"of an engine that is no more"), rig.now_s)
     for name in range(5):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from kvatlas.index.errors import ConfigError
+from kvatlas.ingest.batch_sink import ReplayWanted
+from kvatlas.ingest.conversation import Conversation
+from kvatlas.ingest.feed import FeedNames, FeedRequest
 from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.subscriber import Subscriber
 from kvatlas.ingest.subscriber_config import SubscriberConfig
-from tests.ingest.subscriber_peers import BROKEN, LOOPBACK, NO_BATCH, NotingSink, RawPublisher
+from tests.ingest.subscriber_peers import BROKEN, LOOPBACK, NO_BATCH, NotingFeed, NotingSink, RawPublisher
 from tests.ingest.zmq_peers import WAIT_S, Peers
 
 TOPIC = b"kv@pod@model"
@@ -231,6 +235,35 @@ def test_stopping_twice_or_without_a_start_is_harmless() -> None:
     with Subscriber(NotingSink(), [LISTENING]) as subscriber:
         pass
     subscriber.stop()
+
+
+class ImpossibleFeed(NotingFeed):
+    """Wants what no question can ask for."""
+
+    def requests(self) -> Sequence[ReplayWanted]:
+        return (FeedRequest(cast(Conversation, self), number=1, start=-1),)
+
+    pod = rank = None
+
+    def began(self, number: int) -> None:
+        pass
+
+
+class ImpossibleSink(NotingSink):
+    def feed(self, *_: object, **__: object) -> NotingFeed:
+        self.feeds.append(ImpossibleFeed(FeedNames(), self.batches))
+        return self.feeds[-1]
+
+
+def test_a_replay_thread_that_dies_ends_the_other_one_and_is_told() -> None:
+    sink = ImpossibleSink()
+    source = SourceConfig(endpoint="tcp://127.0.0.1:1", replay_endpoint="tcp://127.0.0.1:1")
+    subscriber = Subscriber(sink, [source]).start()
+    assert not subscriber.wait_until(lambda s: s.batches == 1, WAIT_S), "the threads have ended"
+    assert "OverflowError" in str(subscriber.statistics().failure)
+    with pytest.raises(OverflowError):
+        subscriber.stop()
+    assert sink.feeds[0].told[-1] == "close"
 
 
 def test_an_error_that_is_no_bad_input_ends_the_thread_and_is_told(

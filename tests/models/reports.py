@@ -1,4 +1,4 @@
-"""Which stores that begin a chain bring true copies, and which may only report what is held, in plain Python."""
+"""Which stores that begin a chain bring true copies, and which may only report what is held."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _prompts(events: Sequence[object], on_gpu: Callable[[BlockStored], bool]) ->
 def _is_no_hit(
     event: BlockStored, kinds: Mapping[int, str | None], may_be_held: Callable[[int, int], bool]
 ) -> bool:
-    """Whether the engine cannot have found all of it: a full group lacks a block, a window one of its last."""
+    """Whether the engine cannot have found all: a full group lacks a block, a window one of its last."""
     needed = event.block_hashes
     if kinds.get(event.group_idx) not in FULL_ATTENTION:
         window = event.kv_cache_spec_sliding_window or 0
