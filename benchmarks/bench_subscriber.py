@@ -25,7 +25,7 @@ WORKERS = 8
 BLOCKS_OF = {512: 1_000_000, 16: 1_000_000, 1: 250_000}
 """Blocks an event -> blocks published in a round."""
 DONE = "all there"
-LOOK_S, PEER_LOOK_S = 0.002, 0.05
+LOOK_S, PEER_LOOK_S = 0.005, 0.05
 PEER_PORT = 18_737
 HERE = Path(__file__).resolve()
 

@@ -148,7 +148,7 @@ class Subscriber:
         self._client.stop()
         if not self._context.closed:
             self._receiver.close()
-            self._context.term()
+            self._context.destroy(linger=0)  # with what a thread that died has left open
             self._waker.close()
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -178,7 +178,8 @@ class Subscriber:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or self._failure is not None:
                     return False
-                self._changed.wait_for(lambda seen=seen: self._n_changes != seen, left_s)
+                if self._n_changes == seen:
+                    self._changed.wait(left_s)
 
     def __enter__(self) -> Subscriber:
         return self.start()

@@ -200,6 +200,7 @@ void Mirror::stored_in_memory(const Batch& batch, const Event& event) {
     Copies now = before;
     now.stale &= static_cast<uint8_t>(~static_cast<uint8_t>(event.tier));
     if (event.tier == Tier::cpu) {
+      now.cpu_more |= before.cpu || before.cpu_unknown;
       now.cpu = true;
       now.cpu_unknown = false;
     } else {
@@ -261,7 +262,8 @@ void Mirror::removed(const Batch& batch, const Event& event) {
       now.gpu = stale ? uint16_t{0} : static_cast<uint16_t>(before.gpu - 1);
       now.gpu_more |= stale;
     } else if (event.tier == Tier::cpu && (before.cpu || before.cpu_unknown)) {
-      now.cpu = now.cpu_unknown = false;
+      now.cpu = false;
+      now.cpu_unknown = before.cpu_more;
     } else if (event.tier == Tier::unknown && before.other) {
       now.other = false;
     } else {

@@ -20,7 +20,8 @@
 //    more (what may be a report may be a true copy; a report named an absent block of a group that
 //    keeps only some) the block is marked, and is a `maybe` while no copy of it is counted. Only a
 //    clear or a restart ends the mark: a block that is forgotten with it stays in the sum;
-//  - a cpu copy unknown since a clear is a `maybe` until it is stored or removed there;
+//  - a cpu copy unknown since a clear is a `maybe` until it is stored or removed there. Stored twice
+//    (two offloaded chunks may share a block) it is marked: a removal leaves a `maybe`, to the end;
 //  - doubt(): batches were lost for good, so every copy held may be gone; it is *stale*. A store of
 //    a stale block on gpu proves one copy, no more: it counts 1 and is marked as above. A removal
 //    takes all that were counted, and marks. A report in a group that keeps only some blocks proves
@@ -148,6 +149,7 @@ class Mirror {
     uint16_t gpu = 0;
     bool gpu_more = false;  // perhaps more than counted
     bool cpu = false, cpu_unknown = false, other = false;
+    bool cpu_more = false;  // beside one of the first two: perhaps more than one
     uint8_t stale = 0;   // tiers of mask()
     uint32_t epoch = 0;  // groups other than 0: of `stale`
     uint8_t mask() const { return static_cast<uint8_t>((gpu > 0 ? 1 : 0) | (cpu ? 2 : 0) | (other ? 16 : 0)); }

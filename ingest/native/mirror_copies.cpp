@@ -22,6 +22,7 @@ Mirror::Copies Mirror::copies(NodeId id, uint16_t group) const {
     found.gpu_more = node.gpu_more;
     found.cpu = node.is(kCpu);
     found.cpu_unknown = node.is(kCpuUnknown);
+    found.cpu_more = node.is(kCpuMore);
     found.other = node.is(kOther);
     found.stale = node.epoch == node_epoch() ? tiers_of(node.stale) : found.mask();
   } else if (const auto at = group_copies_.find(copies_key(id, group)); at != group_copies_.end()) {
@@ -37,6 +38,7 @@ void Mirror::put_copies(NodeId id, uint16_t group, const Copies& now) {
     node.gpu = now.gpu & kCopiesMax;
     node.set(kCpu, now.cpu);
     node.set(kCpuUnknown, now.cpu_unknown);
+    node.set(kCpuMore, now.cpu_more);
     node.set(kOther, now.other);
     node.gpu_more = now.gpu_more;
     node.stale = bits_of(now.stale) & 7;

@@ -185,10 +185,11 @@ Mirror::Copies MirrorRestore::read_copies(ByteReader& in, uint16_t bits, uint16_
   copies.gpu_more = (bits & kBitGpuMore) != 0;
   copies.cpu = (bits & kBitCpu) != 0;
   copies.cpu_unknown = (bits & kBitCpuUnknown) != 0;
+  copies.cpu_more = (bits & kBitCpuMore) != 0;
   copies.other = (bits & kBitOther) != 0;
   copies.stale = static_cast<uint8_t>((bits & kBitGpuStale ? 1 : 0) | (bits & kBitCpuStale ? 2 : 0) | (bits & kBitOtherStale ? 16 : 0));
   in.require(gpu <= kCopiesMax, "at most 8191 copies", gpu);
-  const bool good = (copies.stale & ~copies.mask()) == 0 && !(copies.cpu && copies.cpu_unknown);
+  const bool good = (copies.stale & ~copies.mask()) == 0 && !(copies.cpu && copies.cpu_unknown) && (!copies.cpu_more || copies.cpu || copies.cpu_unknown);
   in.require(good, "bits that go together", bits);
   return copies;
 }
@@ -201,7 +202,6 @@ void MirrorRestore::read_groups(ByteReader& in, NodeId id) {
     in.require(group > last && group < 64 && (m_.groups_ >> group & 1) != 0, "groups in order, that have lanes", group);
     last = group;
     const auto bits = static_cast<uint16_t>(in.take<uint8_t>() << 1);
-    in.require(bits < kBitGhost, "bits of copies", bits);
     const Copies held = read_copies(in, bits, in.take<uint16_t>());
     in.require(!held.none(), "copies in a group named", group);
     m_.put_copies(id, group, held);

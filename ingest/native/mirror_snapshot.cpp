@@ -96,7 +96,7 @@ Bytes Mirror::snapshot_head() const {
 
 uint16_t Mirror::copy_bits(const Copies& copies) {
   return static_cast<uint16_t>((copies.gpu_more ? kBitGpuMore : 0) | (copies.cpu ? kBitCpu : 0) |
-                               (copies.cpu_unknown ? kBitCpuUnknown : 0) | (copies.other ? kBitOther : 0) | (copies.stale & 1 ? kBitGpuStale : 0) |
+                               (copies.cpu_unknown ? kBitCpuUnknown : 0) | (copies.cpu_more ? kBitCpuMore : 0) | (copies.other ? kBitOther : 0) | (copies.stale & 1 ? kBitGpuStale : 0) |
                                (copies.stale & 2 ? kBitCpuStale : 0) | (copies.stale & 16 ? kBitOtherStale : 0));
 }
 

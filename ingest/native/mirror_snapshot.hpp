@@ -29,9 +29,9 @@ struct MirrorSnapshot {
 
 // Bits of a node's record.
 enum NodeBit : uint16_t {
-  kBitIndexed = 1u << 0, kBitGpuMore = 1u << 1, kBitCpu = 1u << 2, kBitCpuUnknown = 1u << 3, kBitOther = 1u << 4,
-  kBitGpuStale = 1u << 5, kBitCpuStale = 1u << 6, kBitOtherStale = 1u << 7, kBitGhost = 1u << 8, kBitForgotten = 1u << 9,
-  kBitGroups = 1u << 10, kBitSalt = 1u << 11, kBitUnplaced = 1u << 12, kBitsEnd = 1u << 13
+  kBitIndexed = 1u << 0, kBitGpuMore = 1u << 1, kBitCpu = 1u << 2, kBitCpuUnknown = 1u << 3, kBitCpuMore = 1u << 4,
+  kBitOther = 1u << 5, kBitGpuStale = 1u << 6, kBitCpuStale = 1u << 7, kBitOtherStale = 1u << 8, kBitGhost = 1u << 9,
+  kBitForgotten = 1u << 10, kBitGroups = 1u << 11, kBitSalt = 1u << 12, kBitUnplaced = 1u << 13, kBitsEnd = 1u << 14
 };
 
 inline constexpr uint8_t kHeadPart = 'H';

@@ -26,6 +26,7 @@ inline constexpr uint32_t kNodesMax = (1u << 24) - 1;  // ids are below it
 enum NodeFlag : uint32_t {
   kIndexed = 1u << 0,      // it has block keys
   kCpu = 1u << 2,          // group 0: a cpu copy
+  kCpuMore = 1u << 1,      // group 0: perhaps more cpu copies than one
   kCpuUnknown = 1u << 3,   // group 0: perhaps a cpu copy (after a clear); does not count as held
   kOther = 1u << 4,        // group 0: a copy in an unknown tier
   kGhost = 1u << 5,        // no copy anywhere; its meaning is kept for a while

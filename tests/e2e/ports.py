@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import socket
+
+_PORTS = range(20_000, 32_000)  # below those that systems give to connections that go out
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago: all are held together, so they differ."""
-    sockets = [socket.socket() for _ in range(count)]
+    sockets: list[socket.socket] = []
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
+        while len(sockets) < count:
+            one = socket.socket()
+            try:
+                one.bind(("127.0.0.1", random.choice(_PORTS)))
+            except OSError:
+                one.close()
+            else:
+                sockets.append(one)
         return [one.getsockname()[1] for one in sockets]
     finally:
         for one in sockets:

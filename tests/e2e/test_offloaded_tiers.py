@@ -83,7 +83,7 @@ def test_every_copy_of_a_block_is_found_and_followed(offloading: ObservedServer)
     assert scores["offloading"] == pytest.approx(3 * DEFAULT_TIER_WEIGHTS["storage"])
 
     turn = offloading.complete(plain)
-    assert turn.answer.cached_tokens == 96, "the server has read its files"
+    assert turn.predicted_tokens == turn.answer.cached_tokens == 96, "the server has read its files"
     assert offloading.tiers(plain) == [{"gpu", "cpu", "storage"}] * 3
     assert offloading.skips()["unresolved"] == 0
 
@@ -96,7 +96,8 @@ def test_a_reset_leaves_the_files(offloading: ObservedServer) -> None:
     offloading.reset()
     assert offloading.tiers(prompt) == [{"storage"}] * 3
     assert offloading.held_blocks("gpu") == 0
-    assert offloading.complete(prompt).answer.cached_tokens == 96
+    turn = offloading.complete(prompt)
+    assert turn.predicted_tokens == turn.answer.cached_tokens == 96
     assert all("gpu" in tiers for tiers in offloading.tiers(prompt))
     assert len(offloading.tiers(prompt)) == 3
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgpack
 import numpy as np
 import pytest
 
@@ -20,6 +19,7 @@ from kvatlas import (
     PodConfig,
     block_keys,
 )
+from tests.ingest.plain_batches import batch, stored
 
 TOKENS = list(range(1, 65))
 
@@ -29,19 +29,6 @@ def atlas() -> Iterator[Atlas]:
     made = Atlas()
     yield made
     made.close()
-
-
-def stored(
-    hashes: list[int], tokens: list[int], parent: int | None = None, **more: object
-) -> dict[str, object]:
-    event = {"type": "BlockStored", "block_hashes": hashes, "parent_block_hash": parent, "token_ids": tokens}
-    return event | {"block_size": 16, "extra_keys": [None] * len(hashes)} | more
-
-
-def batch(*events: object, rank: int | None = None) -> bytes:
-    payload = msgpack.packb([1.0, list(events), rank])
-    assert isinstance(payload, bytes)
-    return payload
 
 
 def test_a_prompt_scores_by_its_leading_blocks_and_tiers(atlas: Atlas) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or refused. And what lies in them, read by mirrors and stores that trust nothing."""
+"""Checkpoint files: whole or refused. What lies in them, read by mirrors and stores that trust nothing."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 
 from kvatlas import Atlas, AtlasConfig, CheckpointError, ModelConfig, SourceConfig, Subscriber
 from kvatlas.ingest.simulator.server import SimulatedServer
-from tests.ingest.test_atlas import batch, stored
+from tests.ingest.plain_batches import batch, stored
 
 WAIT_S = 20.0
 MODEL = "some/model"

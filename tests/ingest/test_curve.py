@@ -162,7 +162,7 @@ def test_encrypting_without_the_keys_for_it_is_refused() -> None:
         )
 
 
-def test_endless_refusals_cost_a_bounded_number_of_attempts() -> None:
+def test_a_connection_that_is_refused_is_tried_again_and_again() -> None:
     with SimulatedPublisher("t", curve=CurveConfig(secret_key=SERVER.secret)) as publisher:
         source = SourceConfig(endpoint=publisher.endpoint)
         config = SubscriberConfig(reconnect_s_min=0.05, reconnect_s_max=0.1)

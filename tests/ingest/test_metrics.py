@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kvatlas import Atlas
 from kvatlas.ingest.metrics import AtlasCollector
-from tests.ingest.test_atlas import batch, stored
+from tests.ingest.plain_batches import batch, stored
 
 TOKENS = list(range(64))
 

@@ -19,6 +19,7 @@ WEIGHTS = {
     "restart": 0.6,
     "restart_quietly": 0.4,
     "overtake": 0.8,
+    "mingle": 0.4,
     "break_off": 1,
     "break_off_untold": 0.6,
     "reopen": 3,
@@ -102,6 +103,22 @@ class ToyWorld:
             self.publish(number * 31 + i * 7)
         if number & 16:
             self.line.reopen()
+
+    def mingle(self, number: int) -> None:
+        """What was left of the old connection is read late, and the new engine's number fits behind it."""
+        if not self.line.mixes or not self.line.is_up or self.line.is_strict:
+            return
+        self.publish(number)
+        old = self.line.flight.pop()
+        self.restart(0)
+        for i in range(old.seq + 1):
+            self.publish(number * 31 + i * 7)
+        self.line.reopen()
+        self.line.answer_on(0, 40 if number & 1 else 2)
+        self.line.flight = [old]
+        self.publish(number + 5)
+        self.deliver(5)
+        self.deliver(5)
 
     def break_off(self, _: int) -> None:
         self.line.break_off(told=True)

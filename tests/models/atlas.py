@@ -76,6 +76,8 @@ class NaiveAtlas:
             applied.clear()
             if worker in mirrors:
                 mirrors[worker].restarted(mirrors[worker].space)
+                if seq > 0:
+                    mirrors[worker].doubted()
         if applied and seq > max(applied) + 1 and worker in mirrors:
             mirrors[worker].doubted()
         applied[seq] = payload

@@ -76,6 +76,8 @@ class Mirror:
         """Of which a report or a true copy came, and nobody knows which."""
         self.maybe_cpu: set[Copy] = set()
         """Perhaps still held, perhaps lost with a clear: not resident."""
+        self.more_cpu: set[Copy] = set()
+        """Stored twice there: a removal does not prove that it is gone."""
         self.more: set[tuple[int, int]] = set()
         """Engine key and group of blocks of which the device may hold more copies than counted."""
         self.stale: set[Copy] = set()
@@ -130,7 +132,7 @@ class Mirror:
         """Another incarnation of the server: nothing is known of what it holds."""
         self.space = space
         self.meanings, self.ghosts, self.copies, self.orphans = {}, [], {}, []
-        self.maybe_cpu, self.more, self.stale = set(), set(), set()
+        self.maybe_cpu, self.more_cpu, self.more, self.stale = set(), set(), set(), set()
         self.lost = Counter(lost_stored=self.lost["lost_stored"])
         self.incomplete = False
 
@@ -155,18 +157,13 @@ class Mirror:
         for event in events:
             if isinstance(event, BlockStored) and event.block_hashes:
                 self.name_group(event)
-        lacks_something = (
-            self.incomplete or self.lost["lost_blocks"] or self.lost["maybe_gpu"] or self._waiting()
-        )
+        lacks = self.incomplete or self.lost["lost_blocks"] or self.lost["maybe_gpu"] or self._waiting()
 
         def may_be_held(key: int, group: int) -> bool:
-            held = (key, GPU, group) in self.copies or (key, group) in self.more
-            return held or bool(lacks_something)
+            return bool(lacks) or (key, GPU, group) in self.copies or (key, group) in self.more
 
-        def on_gpu(event: BlockStored) -> bool:
-            return tier_of(event.medium, event.locality) == GPU
-
-        self.true_copies = list(map(id, true_copies(events, on_gpu, self.kinds, may_be_held)))
+        found = true_copies(events, lambda e: tier_of(e.medium, e.locality) == GPU, self.kinds, may_be_held)
+        self.true_copies = list(map(id, found))
 
     def name_group(self, event: BlockStored) -> None:
         kind = event.kv_cache_spec_kind
@@ -191,9 +188,10 @@ class Mirror:
         for key in event.block_hashes:
             copy = (key, tier, event.group_idx)
             if self.copies.get(copy, 0) > 0:
+                self.maybe_cpu |= {copy} & self.more_cpu
                 self._take(copy)
             elif copy in self.maybe_cpu:
-                self.maybe_cpu.remove(copy)
+                self.maybe_cpu -= {copy} - self.more_cpu
             elif tier == GPU and self._cancel(key, event.group_idx):
                 pass
             elif key not in self.meanings:
@@ -227,6 +225,7 @@ class Mirror:
             self.lost["maybe_cpu"] += sum(copy[0] == forgotten for copy in self.maybe_cpu)
             self.more = {block for block in self.more if block[0] != forgotten}
             self.maybe_cpu = {copy for copy in self.maybe_cpu if copy[0] != forgotten}
+            self.more_cpu = {copy for copy in self.more_cpu if copy[0] != forgotten}
 
     def _waiting(self) -> int:
         return sum(len(orphan.event.block_hashes) - len(orphan.cancelled) for orphan in self.orphans)
@@ -234,10 +233,13 @@ class Mirror:
     def _stored_elsewhere(self, event: BlockStored, tier: int) -> None:
         self.lost["offloaded"] += len(event.block_hashes) if tier == CPU else 0
         for key in event.block_hashes:
+            copy = (key, tier, event.group_idx)
             if self.resolves(key):
-                self.copies[key, tier, event.group_idx] = 1
-                self.maybe_cpu.discard((key, tier, event.group_idx))
-                self.stale.discard((key, tier, event.group_idx))
+                if copy in self.maybe_cpu or (tier == CPU and copy in self.copies):
+                    self.more_cpu.add(copy)
+                self.copies[copy] = 1
+                self.maybe_cpu.discard(copy)
+                self.stale.discard(copy)
                 self._settle(key)
             else:
                 self.counts["unresolved"] += 1

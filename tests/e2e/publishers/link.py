@@ -10,10 +10,13 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from tests.e2e.publishers.publisher import Publisher
+
 _HOST = "127.0.0.1"
 _CHUNK_BYTES = 1 << 16
 _UNREAD_BYTES_MAX = 1 << 14  # how much of a stream that is held may wait on this side
 _CALL_SECONDS_MAX = 10.0
+_CYCLES_OF_AN_ACCEPT = 10  # at most so many turns of the loop later a new connection is in `_carried`
 
 T = TypeVar("T")
 
@@ -69,6 +72,8 @@ class Link:
 
     async def _end(self) -> None:
         self._server.close()
+        for _ in range(_CYCLES_OF_AN_ACCEPT):
+            await asyncio.sleep(0)
         for to_listener in self._carried.values():
             to_listener.transport.abort()
         await asyncio.gather(*self._carried)
@@ -119,6 +124,29 @@ class Link:
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
+
+
+class Network:
+    """Links to both sockets of a publisher. A context manager."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.live = Link(publisher.endpoint)
+        self.replay = Link(publisher.replay_endpoint)
+
+    def cut(self) -> None:
+        self.live.cut()
+        self.replay.cut()
+
+    def mend(self) -> None:
+        self.live.mend()
+        self.replay.mend()
+
+    def __enter__(self) -> Network:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.__exit__(*error)
+        self.replay.__exit__(*error)
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, flowing: asyncio.Event) -> None:

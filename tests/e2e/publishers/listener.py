@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kvatlas import Atlas, AtlasConfig
+from kvatlas import Atlas, AtlasConfig, PodConfig
 from kvatlas.ingest.atlas_statistics import WorkerStatistics
 from kvatlas.ingest.source_config import SourceConfig
 from kvatlas.ingest.stream_limits import StreamLimits
@@ -29,7 +29,8 @@ class Listener:
     def __init__(
         self, endpoint: str, replay_endpoint: str | None, *, limits: StreamLimits = SOON, **source: Any
     ) -> None:
-        self.atlas = Atlas(AtlasConfig(hash_seed=HASH_SEED, stream=limits))
+        pods = {POD: PodConfig(offloads=False)}  # so a clear heals all that was missed
+        self.atlas = Atlas(AtlasConfig(hash_seed=HASH_SEED, stream=limits, pods=pods))
         self._rank = source.get("rank") or 0
         names = {} if source.get("bind") else {"pod": POD, "model": MODEL}
         config = {"endpoint": endpoint, "replay_endpoint": replay_endpoint, **names, **source}

@@ -5,7 +5,8 @@ imports from other modules of vLLM have stand-ins. One command a line on its sta
 answer a line, both Python literals (bytes and whole numbers of any size pass):
 
     ("open", {arguments of ZmqEventPublisher})    opens its sockets
-    ("publish", ([[event, ..], ..], times))       queues batches; an event is a dict with its "type"
+    ("publish", ([[event, ..], ..], times))       queues batches, all of them so many times;
+                                                  an event is a dict with its "type"
 
 It ends with its input, without a farewell, as a server that was killed.
 """

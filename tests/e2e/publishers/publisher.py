@@ -61,7 +61,11 @@ class Publisher:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._do("open", self._arguments)
+        try:
+            self._do("open", self._arguments)
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def publish(self, *batches: Sequence[Event], times: int = 1) -> None:

@@ -69,10 +69,15 @@ RELEASES = tuple(
 )
 
 
+def is_kept(release: Release) -> bool:
+    """Whether `publisher_source` need not download anything."""
+    return _kept(release).is_file()
+
+
 def publisher_source(release: Release) -> Path:
     """The release's `kv_events.py`, downloaded once. Raises UnavailableError."""
-    kept = _KEPT / release.version / "kv_events.py"
-    if not kept.is_file():
+    kept = _kept(release)
+    if not is_kept(release):
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_KEPT) as folder:
             wheel = _download(release, Path(folder))
@@ -81,6 +86,10 @@ def publisher_source(release: Release) -> Path:
                 arrived.write_bytes(archive.read(_MEMBER))
             os.replace(arrived, kept)
     return kept
+
+
+def _kept(release: Release) -> Path:
+    return _KEPT / release.version / "kv_events.py"
 
 
 def _download(release: Release, folder: Path) -> Path:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.ports import free_ports
 from tests.e2e.publishers.conftest import NewPublisher
-from tests.e2e.publishers.link import Link
+from tests.e2e.publishers.link import Network
 from tests.e2e.publishers.listener import NEVER, Listener
 from tests.e2e.publishers.publisher import Publisher
 from tests.e2e.publishers.said import Said, conversation, prompt
@@ -29,25 +29,21 @@ def test_a_server_that_restarts_is_emptied_though_it_says_nothing(publisher: Pub
 
 
 @pytest.mark.parametrize("batches", [3, 20, 40], ids=["fewer", "as many", "more"])
-def test_a_server_that_restarts_unseen_is_another_one(publisher: Publisher, batches: int) -> None:
+def test_a_server_that_restarts_unseen_is_another_one(
+    publisher: Publisher, network: Network, batches: int
+) -> None:
     """The numbers begin anew: a server that has overtaken the old one looks like one with a gap."""
     said = Said()
-    with (
-        Link(publisher.endpoint) as live,
-        Link(publisher.replay_endpoint) as replay,
-        Listener(live.endpoint, replay.endpoint) as listener,
-    ):
+    with Listener(network.live.endpoint, network.replay.endpoint) as listener:
         conversation(publisher, said, "first")
         listener.wait_until_exact(said)
-        live.cut()
-        replay.cut()
+        network.cut()
         publisher.kill()
         publisher.start()
         said = Said()
         conversation(publisher, said, "second", batches)
         publisher.wait_until_sent(batches - 1)
-        live.mend()
-        replay.mend()
+        network.mend()
         listener.wait_until_exact(said)
         assert listener.worker is not None
         assert listener.worker.restarts == 1

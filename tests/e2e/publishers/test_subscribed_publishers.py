@@ -5,41 +5,12 @@ In the end the atlas holds what the server said, block by block, or says why it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-
-import pytest
-
 from tests.e2e.publishers.conftest import NewPublisher
-from tests.e2e.publishers.link import Link
+from tests.e2e.publishers.link import Link, Network
 from tests.e2e.publishers.listener import NEVER, Listener
 from tests.e2e.publishers.publisher import Publisher
 from tests.e2e.publishers.releases import Release
 from tests.e2e.publishers.said import Said, conversation, prompt
-
-
-@dataclass(frozen=True)
-class Network:
-    """Links to both sockets of a publisher."""
-
-    live: Link
-    replay: Link
-
-    def cut(self) -> None:
-        self.live.cut()
-        self.replay.cut()
-
-    def mend(self) -> None:
-        self.live.mend()
-        self.replay.mend()
-
-
-@pytest.fixture
-def network(publisher: Publisher) -> Iterator[Network]:
-    with ExitStack() as open_links:
-        live = open_links.enter_context(Link(publisher.endpoint))
-        yield Network(live, open_links.enter_context(Link(publisher.replay_endpoint)))
 
 
 def test_a_late_listener_sees_all_of_a_silent_server(release: Release, publisher: Publisher) -> None:
