@@ -22,6 +22,9 @@ ROWS_OF = {
     "bench_memory.py": ("memory",),
     "bench_shared_reader.py": ("reader",),
     "bench_churn.py": ("churn",),
+    "bench_subscriber.py": ("subscriber",),
+    "bench_recovery.py": ("recovery",),
+    "bench_checkpoint.py": ("checkpoint",),
 }
 """Which script measures which rows, by what their names begin with."""
 

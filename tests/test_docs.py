@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -196,3 +197,36 @@ def test_counters_of_a_stream_are_those_of_the_table() -> None:
     listed = first_column("ingest.md", "Counters of a stream")
     assert len(listed) == len(set(listed))
     assert set(listed) == counted | {"buffer_dropped"}
+
+
+def fields_of(module: str, name: str) -> list[tuple[str, str, str]]:
+    """Field, default and docstring of a configuration struct, as its source has them."""
+    tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
+    (struct,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    found = []
+    for field, doc in itertools.pairwise(struct.body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and field.value is not None
+        ):
+            text = (
+                doc.value.value if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) else ""
+            )
+            found.append((field.target.id, ast.unparse(field.value), " ".join(str(text).split())))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "struct"),
+    [
+        ("ingest/stream_limits.py", "StreamLimits"),
+        ("ingest/agreement.py", "AgreementLimits"),
+        ("ingest/subscriber_config.py", "SubscriberConfig"),
+    ],
+)
+def test_limits_and_timers_of_the_page_are_those_of_the_code(module: str, struct: str) -> None:
+    text = (ROOT / "docs" / "ingest.md").read_text(encoding="utf-8")
+    rows = [f"| `{name}` | {default} | {says} |" for name, default, says in fields_of(module, struct)]
+    table = text.partition(f"**`{struct}`**")[2].partition("\n\n|")[2].partition("\n\n")[0]
+    assert table.splitlines()[2:] == rows
