@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from kvatlas.ingest.stream_limits import StreamLimits
+from kvatlas.ingest.truth import Truth
 
 
 class Incarnations:
@@ -27,6 +28,13 @@ class Incarnations:
     def n_beyond(self) -> int:
         """Restarts beyond what one engine does."""
         return max(len(self._began_s) - self._limits.incarnations_max, 0)
+
+    def watch(self, truth: Truth, now_s: float) -> None:
+        """Put the worker in doubt while it is contested."""
+        if why := self.contested(now_s):
+            truth.doubt("contested", now_s, why)
+        else:
+            truth.settle("contested")
 
     def contested(self, now_s: float) -> str:
         """Why the worker seems to have two publishers; empty: it does not."""

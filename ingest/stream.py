@@ -19,6 +19,7 @@ from collections import Counter
 from kvatlas.ingest._native import checksum
 from kvatlas.ingest.history import HEALED_BY_BATCH, History, StreamSink
 from kvatlas.ingest.incarnations import Incarnations
+from kvatlas.ingest.inquiry import Inquiry
 from kvatlas.ingest.live_buffer import LiveBatch, LiveBuffer
 from kvatlas.ingest.replay_talk import ReplayRequest, ReplayTalk
 from kvatlas.ingest.stream_limits import StreamLimits
@@ -26,8 +27,6 @@ from kvatlas.ingest.truth import Truth
 
 _HEALED_BY_ANSWER = ("gap", "suspect", "reconnected", "replaying", "unconfirmed", "silent", "lost_contact")
 _NEVER = -1
-_LONG_AGO = float("-inf")
-_MIXED_S = 60.0
 
 
 class Stream:
@@ -49,10 +48,8 @@ class Stream:
         self.buffer = LiveBuffer(limits.buffer_batches_max, limits.buffer_bytes_max)
         self._talk = ReplayTalk(limits, now_s)
         self._next = _NEVER  # what may be applied without a second look
-        self._contradictions = 0  # since a batch fitted
-        self._wants_all = False  # what is lost or missed has not been asked for
-        self._opened_s = _LONG_AGO
         self._incarnations = Incarnations(limits)
+        self._inquiry = Inquiry(self._history, truth, self._talk, self._incarnations)
 
     @property
     def request(self) -> ReplayRequest | None:
@@ -93,11 +90,11 @@ class Stream:
             if again and self.last is not None:
                 self._truth.doubt("reconnected", now_s)
             # Older answers, and what has waited for them, may be of an engine that is no more.
-            self._opened_s = now_s
+            self._inquiry.opened(now_s)
             self.buffer.clear()
             self._ask(now_s, whole=self._talk.asking and self._talk.whole and not self._talk.applied)
         elif again and self.last is not None:
-            self._lose(now_s, "perhaps, while it was not connected")
+            self._inquiry.lose_unasked(now_s, "perhaps, while it was not connected")
 
     def closed(self, now_s: float) -> None:
         """The connection is broken."""
@@ -127,7 +124,7 @@ class Stream:
         if opens and talk.whole:
             self._truth.doubt("replaying", now_s)
             self._history.begin(seq, now_s)
-            self._wants_all = False
+            self._inquiry.all_comes()
         if talk.skips:
             return
         expected = seq if self.last is None else self._history.next
@@ -215,7 +212,7 @@ class Stream:
         """Another publisher claims to be the worker; what it says is left out."""
         self.counts["contested"] += 1
         self._incarnations.contest(now_s)
-        self._watch_incarnations(now_s)
+        self._incarnations.watch(self._truth, now_s)
 
     def take_over(self, now_s: float, *, has_replay: bool) -> None:
         """Another publisher speaks for the worker from now on; it may be another incarnation."""
@@ -226,17 +223,17 @@ class Stream:
         self._talk.failures = 0
         self._truth.settle("disconnected", "gap", "suspect", "unconfirmed", "replaying", "reconnected")
         if has_replay:
-            self._opened_s = now_s
+            self._inquiry.opened(now_s)
             self._truth.doubt("reconnected", now_s)
             self._ask(now_s)
         elif self.last is not None:
-            self._lose(now_s, "perhaps, before this publisher spoke")
+            self._inquiry.lose_unasked(now_s, "perhaps, before this publisher spoke")
             self._calm()
 
     def tick(self, now_s: float) -> None:
         """Timers; a few times a second."""
         talk, limits = self._talk, self._limits
-        self._watch_incarnations(now_s)
+        self._incarnations.watch(self._truth, now_s)
         quiet_s = now_s - max(self.heard_s, talk.confirmed_s)
         why = talk.overdue(now_s)
         if why and talk.request is not None:
@@ -269,8 +266,7 @@ class Stream:
         if not fits:
             self._bear(batch.seq, now_s)
         if self.last is None:
-            self._history.begin(batch.seq, now_s)
-            self._wants_all = True
+            self._inquiry.begin_unasked(batch.seq, now_s)
         self._truth.settle(*HEALED_BY_BATCH)
         self._history.add(batch.seq, batch.checksum, batch.ts)
         self._calm()
@@ -288,7 +284,7 @@ class Stream:
             self._restart(now_s)
         elif seq > self._history.next:
             self.counts["missed"] += seq - self._history.next
-            self._lose(now_s, f"{seq - self._history.next} batches before {seq}")
+            self._inquiry.lose_unasked(now_s, f"{seq - self._history.next} batches before {seq}")
 
     # Applying.
 
@@ -307,12 +303,6 @@ class Stream:
         self._truth.doubt(doubt, now_s)
         self._calm()
 
-    def _lose(self, now_s: float, what: str) -> None:
-        """Without having asked for it."""
-        if self.last is not None:
-            self._history.lose(now_s, what)
-            self._wants_all = True
-
     def _restart(self, now_s: float) -> None:
         self._incarnations.began(now_s)
         self._history.restart(now_s)
@@ -322,25 +312,12 @@ class Stream:
     # Asking.
 
     def _ask(self, now_s: float, *, whole: bool = False) -> None:
-        whole = whole or self.last is None or (self._wants_all and self._lacks())
-        self._talk.ask(0 if whole else self._last_known(now_s), now_s, whole=whole)
+        self._inquiry.ask(now_s, whole=whole)
         self._calm()
 
-    def _lacks(self) -> bool:
-        return self._truth.stands("lost") or self._truth.stands("missed")
-
-    def _last_known(self, now_s: float) -> int:
-        """Where an answer should begin: at the last batch applied. Shortly after a reconnect, further
-        back, since batches from before and behind it may have met with fitting numbers."""
-        assert self.last is not None
-        return self._history.oldest if now_s < self._opened_s + _MIXED_S else self.last
-
     def _ask_again(self, now_s: float) -> None:
-        """At once, unless that has led nowhere lately."""
-        tries = max(self._contradictions, self._incarnations.n_beyond)
-        self._ask(now_s)
-        if tries > 0:
-            self._talk.ask_later(now_s, tries)
+        self._inquiry.ask_again(now_s)
+        self._calm()
 
     def _confirm(self, number: int, seq: int, payload: bytes, now_s: float) -> None:
         """A batch of an answer up to the last batch applied: they must be the very same."""
@@ -364,7 +341,7 @@ class Stream:
             if not self._follow(batch, was_asked_for, now_s):
                 return
         if self.counts["contradicted"] == contradicted:
-            self._contradictions = 0
+            self._inquiry.contradictions = 0
             self._truth.settle("contradicted")
         if self.buffer.take_overflow():
             self._ask(now_s)
@@ -390,10 +367,10 @@ class Stream:
                 self._history.begin(batch.seq, now_s)
             self._apply(batch.seq, batch.checksum, batch.payload, now_s)
             return True
-        if was_asked_for and self._contradictions >= self._limits.hole_answers:
+        if was_asked_for and self._inquiry.contradictions >= self._limits.hole_answers:
             self._leave_out(batch, now_s)
             return True
-        self._contradictions += was_asked_for
+        self._inquiry.contradictions += was_asked_for
         self.buffer.put_back(batch)
         self._truth.doubt("gap" if self._history.is_ahead(batch.seq) else "suspect", now_s)
         self._ask_again(now_s)
@@ -412,14 +389,14 @@ class Stream:
         """Nobody answers: what waits is taken as it is."""
         self._talk.asking = False
         if self._truth.stands("reconnected"):
-            self._lose(now_s, "perhaps, while it was not connected")
+            self._inquiry.lose_unasked(now_s, "perhaps, while it was not connected")
         self._truth.settle("replaying", "gap", "suspect", "reconnected")
         while len(self.buffer):
             batch, _ = self.buffer.pop()
             if self._judge(batch, now_s):
                 self._apply(batch.seq, batch.checksum, batch.payload, now_s)
         if self.buffer.take_overflow():
-            self._lose(now_s, "live batches that found no room")
+            self._inquiry.lose_unasked(now_s, "live batches that found no room")
         self._calm()
 
     # Timers.
@@ -427,9 +404,3 @@ class Stream:
     def _is_long(self, quiet_s: float) -> bool:
         confirmed = self._talk.confirmed_s >= self.heard_s
         return quiet_s >= (self._limits.confirm_every_s if confirmed else self._limits.confirm_after_s)
-
-    def _watch_incarnations(self, now_s: float) -> None:
-        if why := self._incarnations.contested(now_s):
-            self._truth.doubt("contested", now_s, why)
-        else:
-            self._truth.settle("contested")

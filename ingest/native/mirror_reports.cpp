@@ -104,7 +104,9 @@ void Mirror::add_gpu(NodeId id, const Event& event, NodeId parent) {
   Copies now = before;
   if (!before.sure_on_gpu()) {
     now.gpu = 1;
-    now.gpu_more |= before.gpu > 0;
+    // What may be a report may name the copy that waits for its parent: the two count as one.
+    const bool waits = !is_copy_ && !orphans_.empty() && orphans_.cancel(nodes_[id].engine_key, event.group);
+    now.gpu_more |= before.gpu > 0 || waits;
     now.stale &= static_cast<uint8_t>(~1);
   } else if (is_copy_ || named_before) {
     if (now.gpu < kCopiesMax) {

@@ -104,6 +104,18 @@ def test_a_report_names_absent_blocks_of_the_window_and_adds_nothing() -> None:
     assert doubts(mirror) == {"maybe_gpu": 2}
 
 
+def test_a_report_of_a_block_that_waits_for_its_parent_is_no_second_copy() -> None:
+    mirror = new_mirror()
+    mirror.doubt()
+    say(mirror, full(1, 4))
+    say(mirror, full(0, 2))
+    assert held(mirror) == (0, 4)
+    for name in NAMES[:0:-1]:
+        say(mirror, BlockRemoved(block_hashes=(name,), group_idx=FULL))
+    assert held(mirror) == (0, 1)
+    assert doubts(mirror) == {"maybe_gpu": 1}
+
+
 def test_a_block_of_two_chunks_in_cpu_memory_may_be_there_when_one_is_gone() -> None:
     mirror = new_mirror()
     say(mirror, full(), AllBlocksCleared(), full())

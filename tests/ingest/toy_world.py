@@ -106,19 +106,20 @@ class ToyWorld:
 
     def mingle(self, number: int) -> None:
         """What was left of the old connection is read late, and the new engine's number fits behind it."""
-        if not self.line.mixes or not self.line.is_up or self.line.is_strict:
+        if not self.line.mixes or self.publisher.next_seq:
             return
+        self.line.reopen()
         self.publish(number)
         old = self.line.flight.pop()
         self.restart(0)
-        for i in range(old.seq + 1):
-            self.publish(number * 31 + i * 7)
         self.line.reopen()
-        self.line.answer_on(0, 40 if number & 1 else 2)
+        self.line.answer_on(0, 9)
         self.line.flight = [old]
-        self.publish(number + 5)
-        self.deliver(5)
-        self.deliver(5)
+        self.line.deliver(0)
+        self.publish(number + 1)
+        self.lose_all(0)
+        self.publish(number + 2)
+        self.line.deliver(0)
 
     def break_off(self, _: int) -> None:
         self.line.break_off(told=True)

@@ -361,12 +361,12 @@ class Mirror:
     def _add(self, key: int, event: BlockStored, seen: set[int]) -> None:
         """One more device copy, unless the event may be a report of a copy already held."""
         copy = (key, GPU, event.group_idx)
-        if copy in self.stale:
+        if copy in self.stale or copy not in self.copies:
+            waits = not self._is_copy(event) and self._cancel(key, event.group_idx)
+            if waits or copy in self.stale:
+                self.more.add((key, event.group_idx))
             self.copies[copy] = 1
-            self.more.add((key, event.group_idx))
-            self.stale.remove(copy)
-        elif copy not in self.copies:
-            self.copies[copy] = 1
+            self.stale.discard(copy)
         elif self._is_copy(event) or key in seen:
             self.copies[copy] += 1
             self.counts["duplicates"] += 1
