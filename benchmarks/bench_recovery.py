@@ -16,9 +16,9 @@ from workload import BLOCK_TOKENS, MODEL, SEED, events, fleet, pairs_of, payload
 
 from kvatlas import Atlas, AtlasConfig, ModelConfig
 from kvatlas.ingest.simulator.publisher import SimulatedPublisher
-from kvatlas.ingest.source_config import SourceConfig
-from kvatlas.ingest.subscriber import Subscriber
-from kvatlas.ingest.subscriber_statistics import SubscriberStatistics
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber import Subscriber
+from kvatlas.ingest.sockets.subscriber_statistics import SubscriberStatistics
 
 BLOCKS = 100_000
 BLOCKS_AN_EVENT = 16

@@ -18,8 +18,8 @@ from timing import Timing
 from workload import BLOCK_TOKENS, MODEL, SEED, Event, events, fleet, pairs_of, payload
 
 from kvatlas import Atlas, AtlasConfig, ModelConfig
-from kvatlas.ingest.source_config import SourceConfig
-from kvatlas.ingest.subscriber import Subscriber
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber import Subscriber
 
 WORKERS = 8
 BLOCKS_OF = {512: 1_000_000, 16: 1_000_000, 1: 250_000}

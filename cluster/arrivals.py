@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from kvatlas.ingest.batch_sink import BatchFeed, BatchSink, ReplayWanted
 from kvatlas.ingest.feed import FeedNames
+from kvatlas.ingest.sockets.batch_sink import BatchFeed, BatchSink, ReplayWanted
 
 _NAMED_TOPIC = b"kv@"
 

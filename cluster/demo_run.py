@@ -15,7 +15,7 @@ from kvatlas.cluster.run_report import RequestOutcome, RunReport
 from kvatlas.cluster.traffic import TrafficConfig, Turn, generate_turns
 from kvatlas.index.scores import Scores
 from kvatlas.ingest.atlas import Atlas
-from kvatlas.ingest.subscriber import Subscriber
+from kvatlas.ingest.sockets.subscriber import Subscriber
 
 _SETTLE_S_MAX = 20.0
 

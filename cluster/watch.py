@@ -12,8 +12,8 @@ from kvatlas.cluster.arrivals import Arrivals
 from kvatlas.cluster.atlas_counts import blocks_by_pod, events_ingested
 from kvatlas.index.errors import ConfigError, KvatlasError
 from kvatlas.ingest.atlas import Atlas
-from kvatlas.ingest.source_config import SourceConfig
-from kvatlas.ingest.subscriber import Subscriber
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber import Subscriber
 
 UNNAMED_MODEL = "unnamed"
 """Of a server whose topic names none, unless the configuration does."""

@@ -113,6 +113,11 @@ class ReplayTalk:
         self.whole = self.whole and not self.applied
         self.ask_later(now_s, max(self.failures, 1))
 
+    def is_long(self, quiet_s: float, heard_s: float) -> bool:
+        """Whether a silence, of which the last live batch was at `heard_s`, should be asked about."""
+        confirmed = self.confirmed_s >= heard_s
+        return quiet_s >= (self._limits.confirm_every_s if confirmed else self._limits.confirm_after_s)
+
     def completed(self, now_s: float) -> None:
         self.failures = 0
         self.confirmed_s = now_s

@@ -243,7 +243,7 @@ class Stream:
         elif not self.has_replay:
             if self.connected is not None and self.last is not None and quiet_s >= limits.confirm_after_s:
                 self._mistrust("silent", now_s)
-        elif not talk.asking and not talk.is_pausing and self._is_long(quiet_s):
+        elif not talk.asking and not talk.is_pausing and talk.is_long(quiet_s, self.heard_s):
             self._ask(now_s)
         out_of_contact = self.connected is False or talk.failures > 0
         if out_of_contact and quiet_s >= limits.blind_after_s:
@@ -398,9 +398,3 @@ class Stream:
         if self.buffer.take_overflow():
             self._inquiry.lose_unasked(now_s, "live batches that found no room")
         self._calm()
-
-    # Timers.
-
-    def _is_long(self, quiet_s: float) -> bool:
-        confirmed = self._talk.confirmed_s >= self.heard_s
-        return quiet_s >= (self._limits.confirm_every_s if confirmed else self._limits.confirm_after_s)

@@ -19,7 +19,7 @@ from kvatlas.cluster.traffic import TrafficConfig, generate_turns
 from kvatlas.index.keys import keyspace
 from kvatlas.ingest import atlas_report
 from kvatlas.ingest._native import Mirror
-from kvatlas.ingest.subscriber import Subscriber
+from kvatlas.ingest.sockets.subscriber import Subscriber
 from kvatlas.ingest.truth import DOUBTS
 from tests.test_layout import ROOT, project_files
 
@@ -222,7 +222,7 @@ def fields_of(module: str, name: str) -> list[tuple[str, str, str]]:
     [
         ("ingest/stream_limits.py", "StreamLimits"),
         ("ingest/agreement.py", "AgreementLimits"),
-        ("ingest/subscriber_config.py", "SubscriberConfig"),
+        ("ingest/sockets/subscriber_config.py", "SubscriberConfig"),
     ],
 )
 def test_limits_and_timers_of_the_page_are_those_of_the_code(module: str, struct: str) -> None:

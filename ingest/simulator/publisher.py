@@ -10,8 +10,8 @@ import msgspec
 import zmq
 
 from kvatlas.index.errors import ConfigError, KvatlasError
-from kvatlas.ingest.curve import CurveConfig, encrypt_as_client, encrypt_as_server
 from kvatlas.ingest.simulator.replay_socket import ReplaySocket, bind
+from kvatlas.ingest.sockets.curve import CurveConfig, encrypt_as_client, encrypt_as_server
 
 _POLL_MS = 5
 _REOPEN_S_MAX = 10.0

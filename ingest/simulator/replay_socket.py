@@ -19,7 +19,7 @@ from collections.abc import Callable
 import zmq
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.curve import CurveConfig, encrypt_as_server
+from kvatlas.ingest.sockets.curve import CurveConfig, encrypt_as_server
 
 END_OF_REPLAY = b"\xff" * 8
 

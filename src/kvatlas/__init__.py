@@ -17,11 +17,11 @@ from kvatlas.index.scores import Explanation, Match, Scores
 from kvatlas.ingest.atlas import Atlas
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
 from kvatlas.ingest.config import AtlasConfig, ModelConfig, PodConfig
-from kvatlas.ingest.curve import CurveConfig
-from kvatlas.ingest.source_config import SourceConfig
+from kvatlas.ingest.sockets.curve import CurveConfig
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber import Subscriber
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from kvatlas.ingest.stream_limits import StreamLimits
-from kvatlas.ingest.subscriber import Subscriber
-from kvatlas.ingest.subscriber_config import SubscriberConfig
 from kvatlas.ingest.truth import TruthReport
 from kvatlas.ingest.wire.decoding import decode_batch
 from kvatlas.ingest.wire.events import EventBatch

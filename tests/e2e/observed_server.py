@@ -14,8 +14,8 @@ from typing import Any
 from kvatlas import Atlas, AtlasConfig, block_keys
 from kvatlas.index.scores import TIERS
 from kvatlas.ingest.atlas_statistics import WorkerStatistics
-from kvatlas.ingest.source_config import SourceConfig
-from kvatlas.ingest.subscriber import Subscriber
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber import Subscriber
 from tests.e2e.event_log import EventLog
 from tests.e2e.vllm_server import BLOCK_SIZE_TOKENS, MODEL_NAME, Completion, VllmServer
 

@@ -25,9 +25,7 @@ class StreamRig:
         self.now_s = 100.0
         self.engine = ToyEngine()
         self.publisher = PublisherModel(buffer_steps)
-        self.listener = StreamAlone(
-            limits or StreamLimits(), lambda: self.now_s, has_replay=has_replay
-        )
+        self.listener = StreamAlone(limits or StreamLimits(), lambda: self.now_s, has_replay=has_replay)
         self.line = HostileLine(self.publisher, self.listener, b"t", has_replay=has_replay, reorders=True)
         if is_open:
             self.line.reopen()

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import zmq
 
 from kvatlas.index.errors import DecodeError
-from kvatlas.ingest.batch_sink import ReplayWanted
 from kvatlas.ingest.feed import FeedNames
+from kvatlas.ingest.sockets.batch_sink import ReplayWanted
 from tests.ingest.zmq_peers import END_OF_REPLAY, WAIT_S, Peers, Socket, number
 
 LOOPBACK = "tcp://127.0.0.1:*"

@@ -10,12 +10,12 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from kvatlas import Atlas
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.curve import CurveConfig
 from kvatlas.ingest.simulator.publisher import SimulatedPublisher
 from kvatlas.ingest.simulator.server import SimulatedServer
-from kvatlas.ingest.source_config import SourceConfig
-from kvatlas.ingest.subscriber import Subscriber
-from kvatlas.ingest.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.curve import CurveConfig
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber import Subscriber
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from tests.ingest.subscriber_peers import LOOPBACK, NotingSink
 from tests.ingest.zmq_peers import WAIT_S
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvatlas.ingest.descriptors import make_room
+from kvatlas.ingest.sockets.descriptors import make_room
 
 
 @pytest.fixture

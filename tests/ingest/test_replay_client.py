@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 import pytest
 import zmq
 
-from kvatlas.ingest.replay_answer import Answer, Reply
-from kvatlas.ingest.replay_client import ReplayClient
-from kvatlas.ingest.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.replay_answer import Answer, Reply
+from kvatlas.ingest.sockets.replay_client import ReplayClient
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from tests.ingest.subscriber_peers import END, LOOPBACK, ScriptedReplay, reply
 from tests.ingest.zmq_peers import END_OF_REPLAY, WAIT_S, Peers, Socket, number
 

@@ -9,9 +9,9 @@ import pytest
 import zmq
 
 from kvatlas.index.errors import ConfigError, InputError
-from kvatlas.ingest.curve import CurveConfig
-from kvatlas.ingest.source_config import SourceConfig
-from kvatlas.ingest.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.curve import CurveConfig
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 
 PUBLIC, SECRET = (key.decode() for key in zmq.curve_keypair())
 

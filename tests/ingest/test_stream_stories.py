@@ -22,9 +22,7 @@ def test_whoever_says_exact_is_right_and_all_that_can_heal_does(caplog: pytest.L
 
 
 @pytest.mark.fuzz
-def test_fresh_stories_of_a_stream_end_right(
-    fuzz_seconds: float, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_fresh_stories_of_a_stream_end_right(fuzz_seconds: float, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     tell_many(tell, range(*fresh(int(fuzz_seconds * 500))), WEIGHTS, _STEPS_MAX)
 

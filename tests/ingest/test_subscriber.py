@@ -10,12 +10,12 @@ from typing import cast
 import pytest
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.batch_sink import ReplayWanted
 from kvatlas.ingest.conversation import Conversation
 from kvatlas.ingest.feed import FeedNames, FeedRequest
-from kvatlas.ingest.source_config import SourceConfig
-from kvatlas.ingest.subscriber import Subscriber
-from kvatlas.ingest.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.batch_sink import ReplayWanted
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber import Subscriber
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from tests.ingest.subscriber_peers import BROKEN, LOOPBACK, NO_BATCH, NotingFeed, NotingSink, RawPublisher
 from tests.ingest.zmq_peers import WAIT_S, Peers
 

@@ -14,11 +14,11 @@ from kvatlas import Atlas, AtlasConfig
 from kvatlas.ingest.simulator.event_encoder import encode_batch
 from kvatlas.ingest.simulator.publisher import SimulatedPublisher
 from kvatlas.ingest.simulator.server import SimulatedServer
-from kvatlas.ingest.source_config import SourceConfig
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber import Subscriber
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.subscriber_statistics import SubscriberStatistics
 from kvatlas.ingest.stream_limits import StreamLimits
-from kvatlas.ingest.subscriber import Subscriber
-from kvatlas.ingest.subscriber_config import SubscriberConfig
-from kvatlas.ingest.subscriber_statistics import SubscriberStatistics
 from tests.ingest.subscriber_peers import END, RawPublisher, Script, ScriptedReplay, reply
 from tests.ingest.zmq_peers import WAIT_S, Peers, number
 

@@ -11,7 +11,7 @@ from collections import deque
 from typing import NamedTuple
 
 from kvatlas.index.errors import InputError
-from kvatlas.ingest.curve import CurveConfig
+from kvatlas.ingest.sockets.curve import CurveConfig
 
 SEQUENCE_BYTES = 8
 END_OF_REPLAY = b"\xff" * SEQUENCE_BYTES

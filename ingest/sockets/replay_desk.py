@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 
 from kvatlas.index.errors import KvatlasError
-from kvatlas.ingest.batch_sink import ReplayWanted
-from kvatlas.ingest.replay_answer import Answer
-from kvatlas.ingest.replay_client import ReplayClient
-from kvatlas.ingest.source import Source
-from kvatlas.ingest.subscriber_config import SubscriberConfig
-from kvatlas.ingest.subscriber_statistics import ReplayStatistics
+from kvatlas.ingest.sockets.batch_sink import ReplayWanted
+from kvatlas.ingest.sockets.replay_answer import Answer
+from kvatlas.ingest.sockets.replay_client import ReplayClient
+from kvatlas.ingest.sockets.source import Source
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.subscriber_statistics import ReplayStatistics
 
 _UNSURE_MAX = 4096
 

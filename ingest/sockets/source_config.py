@@ -7,7 +7,7 @@ import re
 import msgspec
 
 from kvatlas.index.errors import ConfigError, InputError
-from kvatlas.ingest.curve import CurveConfig
+from kvatlas.ingest.sockets.curve import CurveConfig
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _RAISED_PORT = re.compile(r"(\d{1,5})\+rank")

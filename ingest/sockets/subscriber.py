@@ -12,21 +12,21 @@ from types import TracebackType
 import zmq
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.batch_sink import BatchSink
-from kvatlas.ingest.connection import Socket
-from kvatlas.ingest.descriptors import make_room
 from kvatlas.ingest.feed import FeedNames
-from kvatlas.ingest.receiver import Receiver
-from kvatlas.ingest.replay_client import ReplayClient
-from kvatlas.ingest.source import Source
-from kvatlas.ingest.source_config import SourceConfig
-from kvatlas.ingest.subscriber_config import SubscriberConfig
-from kvatlas.ingest.subscriber_statistics import (
+from kvatlas.ingest.sockets.batch_sink import BatchSink
+from kvatlas.ingest.sockets.connection import Socket
+from kvatlas.ingest.sockets.descriptors import make_room
+from kvatlas.ingest.sockets.receiver import Receiver
+from kvatlas.ingest.sockets.replay_client import ReplayClient
+from kvatlas.ingest.sockets.source import Source
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.subscriber_statistics import (
     SUMMED,
     SourceStatistics,
     SubscriberStatistics,
 )
-from kvatlas.ingest.waker import Waker
+from kvatlas.ingest.sockets.waker import Waker
 
 _SOCKETS_PER_SOURCE = 3
 _SPARE_SOCKETS = 64

@@ -10,13 +10,13 @@ from functools import partial
 import zmq
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.connection import Socket
-from kvatlas.ingest.curve import Doorkeeper
-from kvatlas.ingest.replay_client import ReplayClient
-from kvatlas.ingest.replay_desk import ReplayDesk
-from kvatlas.ingest.source import Source
-from kvatlas.ingest.subscriber_config import SubscriberConfig
-from kvatlas.ingest.waker import Waker
+from kvatlas.ingest.sockets.connection import Socket
+from kvatlas.ingest.sockets.curve import Doorkeeper
+from kvatlas.ingest.sockets.replay_client import ReplayClient
+from kvatlas.ingest.sockets.replay_desk import ReplayDesk
+from kvatlas.ingest.sockets.source import Source
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.waker import Waker
 
 _LOOK_S = 0.005
 """Under load, what a source wants to ask is looked at so often: it costs a look at each of its workers."""

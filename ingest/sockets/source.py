@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import zmq
 
 from kvatlas.index.errors import ConfigError, KvatlasError
-from kvatlas.ingest.batch_sink import BatchFeed
-from kvatlas.ingest.connection import Change, Socket, watched_socket
-from kvatlas.ingest.curve import encrypt_as_client, encrypt_as_server
-from kvatlas.ingest.source_config import SourceConfig
-from kvatlas.ingest.subscriber_config import SubscriberConfig
-from kvatlas.ingest.subscriber_statistics import SourceStatistics
+from kvatlas.ingest.sockets.batch_sink import BatchFeed
+from kvatlas.ingest.sockets.connection import Change, Socket, watched_socket
+from kvatlas.ingest.sockets.curve import encrypt_as_client, encrypt_as_server
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.subscriber_statistics import SourceStatistics
 
 if TYPE_CHECKING:
-    from kvatlas.ingest.replay_desk import Asked
+    from kvatlas.ingest.sockets.replay_desk import Asked
 
 _FRAMES = 3
 _SEQUENCE_BYTES = 8

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import zmq
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.connection import Socket
-from kvatlas.ingest.replay_answer import Answer
-from kvatlas.ingest.replay_dealer import ReplayDealer
-from kvatlas.ingest.subscriber_config import SubscriberConfig
-from kvatlas.ingest.waker import Waker
+from kvatlas.ingest.sockets.connection import Socket
+from kvatlas.ingest.sockets.replay_answer import Answer
+from kvatlas.ingest.sockets.replay_dealer import ReplayDealer
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.waker import Waker
 
 _POLL_MS = 100
 

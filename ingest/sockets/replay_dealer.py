@@ -5,10 +5,10 @@ from __future__ import annotations
 import zmq
 
 from kvatlas.index.errors import ConfigError, InputError
-from kvatlas.ingest.connection import Change, Socket, watched_socket
-from kvatlas.ingest.curve import encrypt_as_client
-from kvatlas.ingest.replay_answer import SEQUENCE_BYTES, Answer, parse_reply
-from kvatlas.ingest.subscriber_config import SubscriberConfig
+from kvatlas.ingest.sockets.connection import Change, Socket, watched_socket
+from kvatlas.ingest.sockets.curve import encrypt_as_client
+from kvatlas.ingest.sockets.replay_answer import SEQUENCE_BYTES, Answer, parse_reply
+from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 
 _BURST_MESSAGES = 256
 _FRAMES_MAX = 4
