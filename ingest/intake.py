@@ -60,7 +60,7 @@ class Intake:
         self.counts["batches"] += 1
         if worker.stream.receive(seq, decoder.checksum, ts, payload, self.clock_s()):
             try:
-                self._apply(worker)
+                self._apply(worker, ts)
             except InputError as error:
                 worker.stream.unread(str(error), self.clock_s())
                 raise
@@ -71,13 +71,14 @@ class Intake:
         Raises DecodeError when it is no batch, InputError when there is no lane for what it names.
         """
         self.decoder.decode(payload)
-        self._apply(worker)
-        return self.decoder.ts
+        ts = self.decoder.ts
+        self._apply(worker, ts)
+        return ts
 
-    def _apply(self, worker: WorkerState) -> None:
+    def _apply(self, worker: WorkerState, ts: float | None) -> None:
         decoder = self.decoder
         worker.batches += 1
-        worker.last_event_ts = decoder.ts
+        worker.last_event_ts = ts
         if worker.learns_block_size:
             self.fleet.learn_block_size(worker, decoder.dense_block_size)
         mirror = worker.mirror

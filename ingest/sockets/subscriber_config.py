@@ -14,9 +14,9 @@ class SubscriberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """
 
     # Live batches.
-    messages_max: int = 100_000
-    """Messages of one publisher that wait in ZeroMQ. What comes beyond is dropped, most by the
-    publisher's own limit, and is a gap that is asked for."""
+    messages_max: int = 10_000
+    """Messages of one publisher that wait in ZeroMQ here. Beyond that they wait at the publisher, and
+    beyond its own limit are dropped: a gap that is asked for."""
     message_bytes_max: int = 64 << 20
     """Bytes of a frame; a publisher or replay socket that sends a longer one is disconnected."""
     burst_messages: int = 128

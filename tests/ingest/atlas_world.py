@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from kvatlas import Atlas
 from kvatlas.ingest.config import AtlasConfig, ModelConfig
 from kvatlas.ingest.simulator.server import SimulatedServer
@@ -239,8 +241,6 @@ class AtlasWorld:
 
     def _check_tables(self, pod: HostilePod) -> None:
         """What is looked up is what the mirror says."""
-        import numpy as np
-
         keys = sorted(set(pod.names.values()))
         found = self.atlas.lookup(np.array(keys, np.uint64))
         in_tables = {

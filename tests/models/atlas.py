@@ -76,10 +76,9 @@ class NaiveAtlas:
             applied.clear()
             if worker in mirrors:
                 mirrors[worker].restarted(mirrors[worker].space)
-                if seq > 0:
-                    mirrors[worker].doubted()
         if applied and seq > max(applied) + 1 and worker in mirrors:
             mirrors[worker].doubted()
+        joins_late = not applied and seq > 0
         applied[seq] = payload
         if model not in self.config.block_sizes:
             self._learn_block_size(model, batch)
@@ -88,6 +87,8 @@ class NaiveAtlas:
             self._count_unread(batch)
             return
         mirror = self._mirror(model, worker)
+        if joins_late:
+            mirror.doubted()
         mirror.begin_batch(batch.events)
         for event in batch.events:
             if isinstance(event, AllBlocksCleared):
