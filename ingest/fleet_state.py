@@ -150,16 +150,11 @@ class FleetState:
         Raises InputError when no lane is left.
         """
         state = self.models[worker.model]
-        if worker.groups_are_old:
-            worker.groups = {number: GroupState(group.lane) for number, group in worker.groups.items()}
-            worker.groups_are_old = False
         for number in range(64):
-            if batch.group_mask >> number & 1 and number not in worker.groups:
-                worker.groups[number] = GroupState(self._lane((worker.pod, worker.rank, number)))
+            if batch.group_mask >> number & 1:
+                self._see_group(worker, number)
         for number, kind, window, size in batch.groups():
-            group = worker.groups.get(number)
-            if group is None:  # it stores nothing yet, but the engine needs it already
-                group = GroupState(self._lane((worker.pod, worker.rank, number)))
+            group = self._see_group(worker, number)  # also where it stores nothing yet: the engine needs it
             worker.groups[number] = group._replace(
                 kind=kind if kind is not None else group.kind,
                 window_tokens=window or group.window_tokens,
@@ -171,15 +166,28 @@ class FleetState:
                 worker.stores[name] = self._store(state, name)
         self._tell(worker)
 
+    def _see_group(self, worker: WorkerState, number: int) -> GroupState:
+        """The worker's group of this number; one from before a restart is as new but for its lane."""
+        group = worker.groups.get(number)
+        if group is None:
+            group = GroupState(self._lane((worker.pod, worker.rank, number)))
+        elif worker.unseen_groups >> number & 1:
+            group = GroupState(group.lane)
+        worker.unseen_groups &= ~(1 << number)
+        worker.groups[number] = group
+        return group
+
     def _tell(self, worker: WorkerState) -> None:
         """Tell mirror and roster what the worker consists of now."""
         assert worker.mirror is not None
         chunk_tokens = self._config.attention_chunk_tokens(worker.model)
         groups = []
-        for number, group in sorted(worker.groups.items()):
+        for number, state_of_group in sorted(worker.groups.items()):
             is_draft = number in worker.config.draft_groups
-            groups.append(group_of(group, chunk_tokens, is_draft=is_draft))
-            worker.mirror.set_lane(number, group.lane, groups[-1].kind is GroupKind.FULL)
+            group = group_of(state_of_group, chunk_tokens, is_draft=is_draft)
+            worker.mirror.set_lane(number, group.lane, group.kind is GroupKind.FULL)
+            if not worker.unseen_groups >> number & 1:
+                groups.append(group)
         stores = self.models[worker.model].stores
         disk = stores.get(self._store_name(worker, DISK))
         storage = stores.get(self._store_name(worker, STORAGE))

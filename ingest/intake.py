@@ -84,7 +84,7 @@ class Intake:
         mirror = worker.mirror
         if mirror is None:
             self._leave_out(worker)
-        elif worker.groups_are_old or not mirror.apply(decoder):
+        elif worker.unseen_groups & decoder.group_mask or not mirror.apply(decoder):
             self.fleet.prepare(worker, decoder)
             mirror.apply(decoder, told=True)
         if not decoder.clean:

@@ -77,8 +77,8 @@ class WorkerState:
         self.learns_block_size = False
         """From its batches, since nobody has configured it."""
         self.groups: dict[int, GroupState] = {}
-        self.groups_are_old = False
-        """The engine has restarted, and may have others."""
+        self.unseen_groups = 0
+        """Bits of those that the engine has not named since it restarted: it may have others now."""
         self.stores: dict[str, StoreState] = {}
         self.removed = False
         self.batches = 0
@@ -108,7 +108,7 @@ class WorkerState:
         self._empty()
         self.lag.restart()
         self.agreement.forget()
-        self.groups_are_old = True
+        self.unseen_groups = sum(1 << number for number in self.groups)
 
     def lost(self) -> None:
         if self.mirror is not None:

@@ -116,8 +116,14 @@ class FaultProxy:
             sink.sendall(chunk)
 
     def _with_faults(self, source: socket.socket, sink: socket.socket) -> None:
+        left = _GREETING_BYTES
+        while left:  # in pieces, each of which the other side waits for
+            piece = source.recv(left)
+            if not piece:
+                return
+            sink.sendall(piece)
+            left -= len(piece)
         stream = source.makefile("rb")
-        sink.sendall(_exactly(stream.read(_GREETING_BYTES), _GREETING_BYTES))
         held, is_first = b"", True
         while True:
             message, is_command = _message(stream)

@@ -21,6 +21,7 @@ from tests.ingest.fault_proxy import FaultProxy, Faults
 
 _SEQUENCES = 50 if os.environ.get("KVATLAS_HYPOTHESIS_PROFILE") == "ci" else 8
 _QUIET_S_MAX = 20.0
+_PAUSE_S_MAX = 0.1
 _BLOCK_TOKENS = 4
 _SPACE = keyspace("m", _BLOCK_TOKENS, "fold64", "seed")
 _CONFIG = AtlasConfig(
@@ -78,7 +79,10 @@ def happen(rng: random.Random, serving: Serving, live: FaultProxy, replay: Fault
 def tell(seed: int) -> int:
     """One sequence; returns how many messages were disturbed."""
     rng = random.Random(seed)
-    with closing(Atlas(_CONFIG)) as atlas, SimulatedServer("p", "m", block_size=_BLOCK_TOKENS, blocks=14) as server:
+    with (
+        closing(Atlas(_CONFIG)) as atlas,
+        SimulatedServer("p", "m", block_size=_BLOCK_TOKENS, blocks=14) as server,
+    ):
         publisher = server.listen()
         serving = Serving(server, rng)
         assert publisher.replay_endpoint is not None
@@ -90,17 +94,21 @@ def tell(seed: int) -> int:
                 endpoint=f"tcp://127.0.0.1:{live.port}", replay_endpoint=f"tcp://127.0.0.1:{replay.port}"
             )
             with Subscriber(atlas, [source], _SUBSCRIBER) as subscriber:
+
+                def is_right(_: object) -> bool:
+                    return says_right(atlas, serving)
+
+                publisher.wait_for_subscribers()
                 serving.serve()
                 live.disturb(_LIVE)
                 replay.disturb(_REPLAY)
                 for _ in range(rng.randint(20, 60)):
                     happen(rng, serving, live, replay)
+                    if rng.random() < 0.3:  # let it go some way, right or not
+                        subscriber.wait_until(is_right, rng.random() * _PAUSE_S_MAX)
                 live.disturb(Faults())
                 replay.disturb(Faults())
                 serving.serve()
-
-                def is_right(_: object) -> bool:
-                    return says(atlas) == ("EXACT", serving.held())
 
                 assert subscriber.wait_until(is_right, _QUIET_S_MAX), (
                     f"seed {seed}: {atlas.statistics().workers}, expected {serving.held()}"
@@ -108,11 +116,12 @@ def tell(seed: int) -> int:
             return live.disturbed + replay.disturbed
 
 
-def says(atlas: Atlas) -> tuple[str, set[int]]:
-    """The worker's state, and the block keys that it is said to hold."""
+def says_right(atlas: Atlas, serving: Serving) -> bool:
+    """It says EXACT and is right; or PARTIAL for what the events of a prompt computed twice leave open."""
     workers = atlas.statistics().workers
     held = {key for masks in atlas.residency("m").values() for key in masks}
-    return (workers[0].truth.state if workers else "", held)
+    reasons = {reason.name for reason in workers[0].truth.reasons} if workers else {"never_heard"}
+    return held == serving.held() if not reasons else reasons == {"maybe_gpu"} and held <= serving.held()
 
 
 @pytest.mark.slow

@@ -132,24 +132,52 @@ def test_an_answer_of_the_old_engine_does_not_count_after_a_reconnect() -> None:
 def test_a_mixture_of_two_engines_at_a_reconnect_is_found_by_the_next_question() -> None:
     """What was left of the old connection is read after the reconnect was told; the new engine's
     number fits right behind, and its last batch alone would confirm the mixture."""
-    rig = flowing()
+    rig = StreamRig()
     rig.line.mixes = True
-    rig.say(3)
+    rig.say(1)
     old = rig.line.flight.pop()
-    rig.restart(10, 11, 12, 13)
+    rig.restart()
     rig.reconnect()
-    rig.line.answer_on(0, 1)
-    rig.engine.restart()
-    rig.publisher.restart()
+    rig.answer()
     rig.line.flight = [old]
     rig.arrive()
-    for name in (20, 21, 22, 23):
-        rig.say(name)
+    rig.say(2)
     rig.lose()
-    rig.hear(24)
-    rig.answer()
+    rig.hear(3)
     rig.wait(3, answered=True)
-    assert rig.is_exact() and rig.held == {20, 21, 22, 23, 24}
+    assert rig.is_exact() and rig.held == {2, 3}
+
+
+def test_what_waits_at_a_reconnect_is_not_applied_behind_it() -> None:
+    rig = StreamRig(buffer_steps=0)
+    rig.say(5)
+    rig.lose()
+    rig.hear(6)
+    rig.restart(7, 8)
+    rig.reconnect()
+    rig.wait(1, answered=True)
+    rig.hear(9)
+    rig.wait(1, answered=True)
+    assert rig.held == {9} and rig.state == "PARTIAL"
+
+
+def test_a_straggler_of_the_old_engine_that_would_fit_is_older_and_left_out() -> None:
+    rig = flowing()
+    rig.say(3)
+    straggler = rig.line.flight.pop()
+    rig.engine.restart()
+    rig.publisher.restart()
+    for name in (10, 11, 12):
+        rig.hear(name)
+        rig.answer()
+    assert rig.is_exact()
+    rig.line.flight = [straggler]
+    rig.arrive()
+    assert rig.held == {10, 11, 12}
+    rig.wait(2, answered=True)
+    rig.hear(13)
+    rig.answer()
+    assert rig.is_exact()
 
 
 def test_a_restarted_engine_that_has_said_nothing_is_empty_and_not_exact_until_heard() -> None:

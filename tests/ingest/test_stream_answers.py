@@ -28,6 +28,8 @@ def test_replies_to_an_older_request_are_ignored() -> None:
     assert old is not None
     rig.stream.replay_began(old.number, rig.now_s)
     rig.stream.replay_failed(old.number, "cut", rig.now_s)
+    rig.wait(0.2)
+    assert rig.stream.request is not None and rig.stream.request.number > old.number
     batch = rig.publisher.answer(3)[0]
     rig.stream.replayed(old.number, batch.seq, batch.payload, rig.now_s)
     rig.stream.replay_ended(old.number, rig.now_s)
@@ -70,6 +72,21 @@ def test_an_answer_with_a_batch_missing_is_asked_for_again_from_there() -> None:
     rig.hear(6)
     rig.line.answer_on(0, 6)
     rig.line.thin(0)
+    rig.answer()
+    assert rig.is_exact() and rig.stream.counts["holes"] == 0
+
+
+def test_a_batch_missing_twice_is_no_hole_when_the_third_answer_has_it() -> None:
+    rig = flowing()
+    rig.wait(70, answered=True)
+    rig.say(3)
+    rig.say(4)
+    rig.lose()
+    rig.hear(5)
+    for _ in range(2):
+        rig.line.answer_on(0, 3)  # sent, read, confirmed
+        rig.line.thin(0)
+        rig.line.answer_on(0, 3)  # two batches and the end
     rig.answer()
     assert rig.is_exact() and rig.stream.counts["holes"] == 0
 

@@ -18,7 +18,7 @@ WEIGHTS = {
     "hole": 0.3,
     "restart": 0.6,
     "restart_quietly": 0.4,
-    "overtake": 0.8,
+    "overtake": 1.2,
     "mingle": 0.4,
     "break_off": 1,
     "break_off_untold": 0.6,
@@ -103,6 +103,8 @@ class ToyWorld:
             self.publish(number * 31 + i * 7)
         if number & 16:
             self.line.reopen()
+            self.publish(number)
+            self.line.deliver(0)
 
     def mingle(self, number: int) -> None:
         """What was left of the old connection is read late, and the new engine's number fits behind it."""
