@@ -279,13 +279,15 @@ def _window(rng: random.Random, clock_s: Callable[[], float]) -> SimulatedServer
 
 
 def _offload(rng: random.Random, clock_s: Callable[[], float]) -> SimulatedServer:
+    described = rng.random() < 0.5
     return SimulatedServer(
         "offload",
         MODEL,
         block_size=BLOCK_TOKENS,
         blocks=12,
         cpu_blocks=6,
-        self_describing=rng.random() < 0.5,
+        chunk_blocks=rng.choice([1, 2]) if described else 1,
+        self_describing=described,
         clock_s=clock_s,
     )
 

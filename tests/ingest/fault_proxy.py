@@ -10,12 +10,14 @@ import contextlib
 import random
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 _GREETING_BYTES = 64
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _CHUNK_BYTES = 1 << 16
+_Carrier = Callable[[socket.socket, socket.socket], None]
 
 
 class Faults(NamedTuple):
@@ -80,8 +82,8 @@ class FaultProxy:
 
     # Its threads.
 
-    def _begin(self, target: object, *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]
+    def _begin(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -101,9 +103,9 @@ class FaultProxy:
             self._begin(self._carry, client, target, self._plainly)
             self._begin(self._carry, target, client, self._with_faults)
 
-    def _carry(self, source: socket.socket, sink: socket.socket, how: object) -> None:
+    def _carry(self, source: socket.socket, sink: socket.socket, how: _Carrier) -> None:
         with contextlib.suppress(OSError, EOFError):
-            how(source, sink)  # type: ignore[operator]
+            how(source, sink)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -153,10 +155,9 @@ class FaultProxy:
         return ""
 
 
-def _message(stream: object) -> tuple[bytes, bool]:
+def _message(stream: BinaryIO) -> tuple[bytes, bool]:
     """All frames of the next message or command, as they came. Raises EOFError."""
-    read = stream.read  # type: ignore[attr-defined]
-    told = b""
+    read, told = stream.read, b""
     while True:
         flags = _exactly(read(1), 1)
         n_length = 8 if flags[0] & _LONG else 1
