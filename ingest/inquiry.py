@@ -10,6 +10,16 @@ from kvatlas.ingest.incarnations import Incarnations
 from kvatlas.ingest.replay_talk import ReplayTalk
 from kvatlas.ingest.truth import Truth
 
+_HEALED_BY_ANSWER = (
+    "gap",
+    "suspect",
+    "reconnected",
+    "replaying",
+    "unconfirmed",
+    "silent",
+    "lost_contact",
+    "joining",
+)
 _MIXED_S = 60.0
 _LONG_AGO = float("-inf")
 
@@ -24,12 +34,25 @@ class Inquiry:
         self._incarnations = incarnations
         self.contradictions = 0
         """Batches that an answer did without though it was asked for after them, since one fitted."""
+        self.is_joining = False
+        """On a connection so new that its subscription may not have stood when the question was put."""
         self._wants_all = False  # what is lost or missed has not been asked for
         self._opened_s = _LONG_AGO
 
     def opened(self, now_s: float) -> None:
         """Another connection, or another publisher: for a while a question begins further back."""
         self._opened_s = now_s
+        self.is_joining = True
+
+    def answered(self, now_s: float) -> None:
+        """All that was asked for has come: what that heals."""
+        joining = {"joining": ""} if self.is_joining else {}
+        self._truth.change(now_s, doubts=joining, settled={*_HEALED_BY_ANSWER} - joining.keys())
+
+    def joined(self, join_s: float) -> None:
+        """All has been answered; once more a moment later, for what was published in between."""
+        self.is_joining = False
+        self._talk.ask_at(self._opened_s + join_s)
 
     def ask(self, now_s: float, *, whole: bool = False) -> None:
         whole = whole or self._history.last is None or (self._wants_all and self._lacks())

@@ -79,6 +79,11 @@ class ReplayTalk:
         self.request = None
         self._ask_at_s = now_s + pause_s
 
+    def ask_at(self, time_s: float) -> None:
+        """From the last batch on, when that time has come; live batches flow until then."""
+        self.whole = False
+        self._ask_at_s = time_s
+
     def is_due(self, now_s: float) -> bool:
         """Whether a pause has ended."""
         return self._ask_at_s is not None and now_s >= self._ask_at_s

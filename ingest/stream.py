@@ -25,7 +25,6 @@ from kvatlas.ingest.replay_talk import ReplayRequest, ReplayTalk
 from kvatlas.ingest.stream_limits import StreamLimits
 from kvatlas.ingest.truth import Truth
 
-_HEALED_BY_ANSWER = ("gap", "suspect", "reconnected", "replaying", "unconfirmed", "silent", "lost_contact")
 _NEVER = -1
 
 
@@ -182,7 +181,7 @@ class Stream:
         """The whole history is coming already, as the answer to this request; False: not needed."""
         if self.last is not None or not self._talk.adopt(number, now_s):
             return False
-        self._calm()
+        self._inquiry.opened(now_s)
         return True
 
     def resume(self, seq: int, last_checksum: int, now_s: float) -> None:
@@ -256,8 +255,7 @@ class Stream:
             self.counts["repeated"] += 1
             return False
         fits = self._fits(batch)
-        if self.last is not None and batch.seq > self._history.next:
-            self.counts["gaps"] += 1
+        self.counts["gaps"] += self.last is not None and batch.seq > self._history.next
         if not fits and self.has_replay and self._talk.may_ask:
             self._truth.doubt("gap" if self._history.is_ahead(batch.seq) else "suspect", now_s)
             self.buffer.add(batch)
@@ -334,7 +332,7 @@ class Stream:
     def _end_asking(self, now_s: float) -> None:
         """A complete answer has been applied: the live batches follow."""
         self._talk.forget_skips()
-        self._truth.settle(*_HEALED_BY_ANSWER)
+        self._inquiry.answered(now_s)
         contradicted = self.counts["contradicted"]
         while len(self.buffer):
             batch, was_asked_for = self.buffer.pop()
@@ -347,6 +345,8 @@ class Stream:
             self._ask(now_s)
             return
         self._talk.stop()
+        if self._inquiry.is_joining:
+            self._inquiry.joined(self._limits.join_s)
         self._calm()
 
     def _follow(self, batch: LiveBatch, was_asked_for: bool, now_s: float) -> bool:

@@ -18,6 +18,9 @@ class StreamLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     socket: after which the tail is in doubt."""
     confirm_every_s: float = 10.0
     """And then again and again, while the silence lasts."""
+    join_s: float = 0.25
+    """After a connection stands, and all that was published before has been asked for, it is asked
+    once more at this time: batches may have been published before the subscription stood."""
     blind_after_s: float = 30.0
     """Without an event and without an answer for so long, a worker is BLIND."""
     answer_s_max: float = 5.0

@@ -45,6 +45,9 @@ DOUBTS = {
         # Perhaps not sound.
         Doubt("disconnected", "DEGRADED", "the connection to its publisher is broken", "a reconnect"),
         Doubt("reconnected", "DEGRADED", "batches may be missing since a reconnect", "a replay"),
+        Doubt(
+            "joining", "DEGRADED", "its subscription may not stand yet", "an answer asked for a moment later"
+        ),
         Doubt("silent", "DEGRADED", "silent, without a replay socket to ask for a tail", "its next batch"),
         Doubt("unconfirmed", "DEGRADED", "the replay socket does not answer as it should", "an answer"),
         Doubt("gap", "DEGRADED", "batches are missing, being asked for", "a replay"),

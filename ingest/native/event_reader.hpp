@@ -330,7 +330,8 @@ class EventReader {
   }
 
   void note_stored() {
-    if (event_.hashes.count > 0) {
+    // An empty store on gpu names its group too: the engine needs that group's blocks already.
+    if (event_.hashes.count > 0 || event_.tier == Tier::gpu) {
       const uint64_t group = uint64_t{1} << event_.group;
       batch_.group_mask |= group;
       if (event_.kind.present) {

@@ -69,8 +69,12 @@ class StreamRig:
         self.line.flight.clear()
 
     def answer(self) -> None:
-        """The replay socket answers whatever is asked."""
+        """The replay socket answers whatever is asked, and what is asked a moment after a connect."""
         self.line.run_answers()
+        if self.listener.truth.stands("joining"):
+            self.now_s += StreamLimits().join_s
+            self.listener.tick()
+            self.line.run_answers()
 
     def restart(self, *names: int) -> None:
         """The engine restarts, and stores one name a batch while nobody is connected."""

@@ -40,6 +40,13 @@ def answer(feed: Feed, *batches: tuple[int, bytes], topic: bytes | None = TOPIC)
     return request
 
 
+def settle(clock: Clock, feed: Feed, *batches: tuple[int, bytes]) -> None:
+    """A moment after a connection came to stand it is asked once more."""
+    clock.now_s += 0.3
+    feed.tick()
+    answer(feed, *batches)
+
+
 def test_names_come_from_the_topic_then_the_source_then_the_configuration() -> None:
     atlas = Atlas(AtlasConfig(default_pod="p0", default_model="m0", pods={"p1": PodConfig(model="m1")}))
     atlas.feed(FeedNames(pod="source", model="model")).receive(b"kv@topic@named", 0, FIRST)
@@ -62,11 +69,14 @@ def test_names_come_from_the_topic_then_the_source_then_the_configuration() -> N
 
 
 def test_an_idle_warm_worker_is_known_from_its_introduction_alone() -> None:
-    atlas = new_atlas(Clock())
+    clock = Clock()
+    atlas = new_atlas(clock)
     feed = atlas.feed(has_replay=True, introduces=True)
     feed.opened()
-    request = answer(feed, (0, FIRST), (1, SECOND))
+    request = answer(feed, (0, FIRST))
     assert (request.start, request.handler.pod) == (0, "a")
+    assert state(atlas) == ("DEGRADED", {"joining"}), "the second batch came before the subscription stood"
+    settle(clock, feed, (0, FIRST), (1, SECOND))
     assert state(atlas) == ("EXACT", set())
     assert dict(atlas.score([*TOKENS, 1], model="m")) == {"a": 4.0}
     assert feed.requests() == []
@@ -83,6 +93,7 @@ def test_a_server_that_has_published_nothing_is_asked_again_after_a_while() -> N
     clock.now_s += 11.0
     feed.tick()
     answer(feed, (0, FIRST))
+    settle(clock, feed, (0, FIRST))
     assert state(atlas) == ("EXACT", set())
     atlas.close()
 
@@ -142,7 +153,8 @@ def test_of_two_sources_that_claim_one_worker_the_second_is_left_out_and_both_ar
 
 
 def test_a_source_whose_connection_is_broken_loses_its_worker_to_one_that_hears_it() -> None:
-    atlas = new_atlas(Clock())
+    clock = Clock()
+    atlas = new_atlas(clock)
     one, other = atlas.feed(), atlas.feed(has_replay=True)
     one.opened()
     one.receive(TOPIC, 0, FIRST)
@@ -150,6 +162,7 @@ def test_a_source_whose_connection_is_broken_loses_its_worker_to_one_that_hears_
     other.opened()
     other.receive(TOPIC, 1, SECOND)
     answer(other, (0, FIRST), (1, SECOND))
+    settle(clock, other, (0, FIRST), (1, SECOND))
     assert state(atlas) == ("EXACT", set())
     assert dict(atlas.score([*TOKENS, 1], model="m")) == {"a": 4.0}
     one.opened()

@@ -97,6 +97,8 @@ class NaiveAtlas:
                 self._removed(model, worker, event)
             elif event.block_hashes:
                 self._stored(model, worker, event)
+            elif tier_of(event.medium, event.locality) == GPU:
+                mirror.name_group(event)  # the engine needs that group's blocks already
         if self._count_unread(batch):
             mirror.doubted()
 
