@@ -26,7 +26,7 @@ from kvatlas.ingest.explain import count_tokens, explain
 from kvatlas.ingest.feed import Feed, FeedNames
 from kvatlas.ingest.fleet_state import Claim, FleetState, ModelState
 from kvatlas.ingest.intake import Intake
-from kvatlas.ingest.truth import State, Truth
+from kvatlas.ingest.stream.truth import State, Truth
 from kvatlas.ingest.worker_state import WorkerSetup
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from kvatlas.ingest.lag import LagReport
-from kvatlas.ingest.truth import TruthReport
+from kvatlas.ingest.stream.lag import LagReport
+from kvatlas.ingest.stream.truth import TruthReport
 
 
 class WorkerStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,8 +10,8 @@ import msgspec
 from kvatlas.index.errors import ConfigError
 from kvatlas.index.keys import Algorithm
 from kvatlas.index.scores import DEFAULT_TIER_WEIGHTS
-from kvatlas.ingest.agreement import AgreementLimits
-from kvatlas.ingest.stream_limits import StreamLimits
+from kvatlas.ingest.stream.agreement import AgreementLimits
+from kvatlas.ingest.stream.limits import StreamLimits
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

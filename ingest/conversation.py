@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvatlas.index.errors import DecodeError, InputError, KvatlasError
-from kvatlas.ingest.replay_talk import ReplayRequest, ReplayTalk
+from kvatlas.ingest.stream.replay_talk import ReplayRequest, ReplayTalk
 
 if TYPE_CHECKING:
     from kvatlas.ingest.feed import Feed

@@ -15,7 +15,7 @@ from kvatlas.index.shards import ShardedIndex
 from kvatlas.ingest._native import Decoder, Mirror
 from kvatlas.ingest.config import AtlasConfig, PodConfig
 from kvatlas.ingest.feed import Feed
-from kvatlas.ingest.truth import State, Truth
+from kvatlas.ingest.stream.truth import State, Truth
 from kvatlas.ingest.worker_state import GroupState, StoreState, WorkerSetup, WorkerState
 
 DISK, STORAGE = 4, 8

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from kvatlas.ingest.atlas import Atlas
 from kvatlas.ingest.atlas_statistics import AtlasStatistics, WorkerStatistics
-from kvatlas.ingest.truth import STATES
+from kvatlas.ingest.stream.truth import STATES
 
 _WORKER = ("model", "pod", "rank")
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvatlas.index._native import Keyspace
 from kvatlas.index.shards import ShardedIndex
 from kvatlas.ingest._native import Mirror, Store
-from kvatlas.ingest.agreement import Agreement, AgreementLimits
-from kvatlas.ingest.claims import ClaimsWatch
 from kvatlas.ingest.config import PodConfig
-from kvatlas.ingest.lag import Lag
-from kvatlas.ingest.stream import Stream
-from kvatlas.ingest.stream_limits import StreamLimits
-from kvatlas.ingest.truth import State, Truth
+from kvatlas.ingest.stream.agreement import Agreement, AgreementLimits
+from kvatlas.ingest.stream.claims import ClaimsWatch
+from kvatlas.ingest.stream.lag import Lag
+from kvatlas.ingest.stream.limits import StreamLimits
+from kvatlas.ingest.stream.stream import Stream
+from kvatlas.ingest.stream.truth import State, Truth
 
 if TYPE_CHECKING:
     from kvatlas.ingest.conversation import Conversation

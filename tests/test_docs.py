@@ -20,7 +20,7 @@ from kvatlas.index.keys import keyspace
 from kvatlas.ingest import atlas_report
 from kvatlas.ingest._native import Mirror
 from kvatlas.ingest.sockets.subscriber import Subscriber
-from kvatlas.ingest.truth import DOUBTS
+from kvatlas.ingest.stream.truth import DOUBTS
 from tests.test_layout import ROOT, project_files
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -193,7 +193,9 @@ def test_reasons_of_the_table_are_the_doubts_there_are_in_their_order() -> None:
 
 
 def test_counters_of_a_stream_are_those_of_the_table() -> None:
-    counted = counted_in("ingest/stream.py", "counts") | counted_in("ingest/history.py", "_counts")
+    counted = counted_in("ingest/stream/stream.py", "counts") | counted_in(
+        "ingest/stream/history.py", "_counts"
+    )
     listed = first_column("ingest.md", "Counters of a stream")
     assert len(listed) == len(set(listed))
     assert set(listed) == counted | {"buffer_dropped"}
@@ -220,8 +222,8 @@ def fields_of(module: str, name: str) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(
     ("module", "struct"),
     [
-        ("ingest/stream_limits.py", "StreamLimits"),
-        ("ingest/agreement.py", "AgreementLimits"),
+        ("ingest/stream/limits.py", "StreamLimits"),
+        ("ingest/stream/agreement.py", "AgreementLimits"),
         ("ingest/sockets/subscriber_config.py", "SubscriberConfig"),
     ],
 )

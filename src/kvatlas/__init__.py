@@ -21,8 +21,8 @@ from kvatlas.ingest.sockets.curve import CurveConfig
 from kvatlas.ingest.sockets.source_config import SourceConfig
 from kvatlas.ingest.sockets.subscriber import Subscriber
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
-from kvatlas.ingest.stream_limits import StreamLimits
-from kvatlas.ingest.truth import TruthReport
+from kvatlas.ingest.stream.limits import StreamLimits
+from kvatlas.ingest.stream.truth import TruthReport
 from kvatlas.ingest.wire.decoding import decode_batch
 from kvatlas.ingest.wire.events import EventBatch
 

@@ -14,7 +14,7 @@ import numpy as np
 from kvatlas import Atlas
 from kvatlas.ingest.config import AtlasConfig, ModelConfig
 from kvatlas.ingest.simulator.server import SimulatedServer
-from kvatlas.ingest.stream_limits import StreamLimits
+from kvatlas.ingest.stream.limits import StreamLimits
 from tests.ingest.hostile_pod import BLOCK_TOKENS, MODEL, HostilePod
 from tests.ingest.random_stories import Story
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kvatlas.ingest._native import checksum
-from kvatlas.ingest.stream import Stream
-from kvatlas.ingest.stream_limits import StreamLimits
-from kvatlas.ingest.truth import Truth
+from kvatlas.ingest.stream.limits import StreamLimits
+from kvatlas.ingest.stream.stream import Stream
+from kvatlas.ingest.stream.truth import Truth
 from tests.models.publisher import apply_toy, toy_time
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kvatlas.ingest.stream import Stream
-from kvatlas.ingest.stream_limits import StreamLimits
+from kvatlas.ingest.stream.limits import StreamLimits
+from kvatlas.ingest.stream.stream import Stream
 from tests.ingest.hostile_line import HostileLine
 from tests.ingest.stream_alone import StreamAlone
 from tests.models.publisher import PublisherModel, ToyEngine

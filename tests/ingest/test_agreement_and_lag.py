@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kvatlas import Atlas, AtlasConfig, ConfigError
-from kvatlas.ingest.agreement import Agreement, AgreementLimits
-from kvatlas.ingest.lag import Lag
+from kvatlas.ingest.stream.agreement import Agreement, AgreementLimits
+from kvatlas.ingest.stream.lag import Lag
 from tests.ingest.plain_batches import batch, stored
 
 TOKENS = list(range(64))

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.ingest.stream_limits import StreamLimits
+from kvatlas.ingest.stream.limits import StreamLimits
 from tests.ingest.stream_rig import StreamRig, flowing
 
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from kvatlas.ingest.truth import DOUBTS, STATES, Truth
+from kvatlas.ingest.stream.truth import DOUBTS, STATES, Truth
 
 
 def heard() -> Truth:

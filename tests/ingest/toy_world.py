@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from kvatlas.ingest._native import checksum
-from kvatlas.ingest.stream_limits import StreamLimits
+from kvatlas.ingest.stream.limits import StreamLimits
 from tests.ingest.hostile_line import HostileLine
 from tests.ingest.random_stories import Story
 from tests.ingest.stream_alone import StreamAlone

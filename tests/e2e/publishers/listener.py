@@ -9,7 +9,7 @@ from kvatlas import Atlas, AtlasConfig, PodConfig
 from kvatlas.ingest.atlas_statistics import WorkerStatistics
 from kvatlas.ingest.sockets.source_config import SourceConfig
 from kvatlas.ingest.sockets.subscriber import Subscriber
-from kvatlas.ingest.stream_limits import StreamLimits
+from kvatlas.ingest.stream.limits import StreamLimits
 from tests.e2e.publishers.publisher import MODEL, POD, Publisher
 from tests.e2e.publishers.said import HASH_SEED, Said, prompt
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from kvatlas.ingest.stream_limits import StreamLimits
+from kvatlas.ingest.stream.limits import StreamLimits
 
 
 class ReplayRequest(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kvatlas.ingest.config import PodConfig
-from kvatlas.ingest.truth import Truth
+from kvatlas.ingest.stream.truth import Truth
 
 _DOUBT_OF_CLAIM = {
     "maybe_gpu": "maybe_gpu",

@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections import Counter
 
 from kvatlas.ingest._native import checksum
-from kvatlas.ingest.history import HEALED_BY_BATCH, History, StreamSink
-from kvatlas.ingest.incarnations import Incarnations
-from kvatlas.ingest.inquiry import Inquiry
-from kvatlas.ingest.live_buffer import LiveBatch, LiveBuffer
-from kvatlas.ingest.replay_talk import ReplayRequest, ReplayTalk
-from kvatlas.ingest.stream_limits import StreamLimits
-from kvatlas.ingest.truth import Truth
+from kvatlas.ingest.stream.history import HEALED_BY_BATCH, History, StreamSink
+from kvatlas.ingest.stream.incarnations import Incarnations
+from kvatlas.ingest.stream.inquiry import Inquiry
+from kvatlas.ingest.stream.limits import StreamLimits
+from kvatlas.ingest.stream.live_buffer import LiveBatch, LiveBuffer
+from kvatlas.ingest.stream.replay_talk import ReplayRequest, ReplayTalk
+from kvatlas.ingest.stream.truth import Truth
 
 _NEVER = -1
 

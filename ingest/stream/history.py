@@ -9,8 +9,8 @@ from collections import Counter
 from typing import Protocol
 
 from kvatlas.index.errors import InputError
-from kvatlas.ingest.live_buffer import LiveBatch
-from kvatlas.ingest.truth import Truth
+from kvatlas.ingest.stream.live_buffer import LiveBatch
+from kvatlas.ingest.stream.truth import Truth
 
 HEALED_BY_HISTORY = ("lost", "unread", "missed", "missed_offloaded", "overpredicted", "underpredicted")
 HEALED_BY_BATCH = ("silent", "lost_contact", "contradicted")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from kvatlas.ingest.stream_limits import StreamLimits
-from kvatlas.ingest.truth import Truth
+from kvatlas.ingest.stream.limits import StreamLimits
+from kvatlas.ingest.stream.truth import Truth
 
 
 class Incarnations:

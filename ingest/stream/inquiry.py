@@ -5,10 +5,10 @@ Thread safety: none; it belongs to a stream.
 
 from __future__ import annotations
 
-from kvatlas.ingest.history import History
-from kvatlas.ingest.incarnations import Incarnations
-from kvatlas.ingest.replay_talk import ReplayTalk
-from kvatlas.ingest.truth import Truth
+from kvatlas.ingest.stream.history import History
+from kvatlas.ingest.stream.incarnations import Incarnations
+from kvatlas.ingest.stream.replay_talk import ReplayTalk
+from kvatlas.ingest.stream.truth import Truth
 
 _HEALED_BY_ANSWER = (
     "gap",
