@@ -37,12 +37,17 @@ class Inquiry:
         self.is_joining = False
         """On a connection so new that its subscription may not have stood when the question was put."""
         self._wants_all = False  # what is lost or missed has not been asked for
-        self._opened_s = _LONG_AGO
+        self._opened_s = self._joining_since_s = _LONG_AGO
 
     def opened(self, now_s: float) -> None:
         """Another connection, or another publisher: for a while a question begins further back."""
         self._opened_s = now_s
+        self.joins(now_s)
+
+    def joins(self, now_s: float) -> None:
+        """The connection is so new that its subscription may not stand yet."""
         self.is_joining = True
+        self._joining_since_s = now_s
 
     def answered(self, now_s: float) -> None:
         """All that was asked for has come: what that heals."""
@@ -52,7 +57,7 @@ class Inquiry:
     def joined(self, join_s: float) -> None:
         """All has been answered; once more a moment later, for what was published in between."""
         self.is_joining = False
-        self._talk.ask_at(self._opened_s + join_s)
+        self._talk.ask_at(self._joining_since_s + join_s)
 
     def ask(self, now_s: float, *, whole: bool = False) -> None:
         whole = whole or self._history.last is None or (self._wants_all and self._lacks())

@@ -181,7 +181,7 @@ class Stream:
         """The whole history is coming already, as the answer to this request; False: not needed."""
         if self.last is not None or not self._talk.adopt(number, now_s):
             return False
-        self._inquiry.opened(now_s)
+        self._inquiry.joins(now_s)
         return True
 
     def resume(self, seq: int, last_checksum: int, now_s: float) -> None:
