@@ -107,7 +107,10 @@ e2e: $(VENV)/.native $(VENV_VLLM)/.installed
 sanitize: sanitize-address sanitize-thread
 
 # The thread sanitizer has nothing to find where there is one thread: it runs the tests that have several.
-SANITIZED_address := tests/index tests/ingest
+# The address sanitizer has nothing to find where there is no native code: it leaves out sockets and recordings.
+WITHOUT_NATIVE := curve faults_over_sockets player recorder recorder_queue recording recording_lies replay_client \
+                  sources subscriber_faults subscriber_replay
+SANITIZED_address := tests/index tests/ingest $(WITHOUT_NATIVE:%=--ignore=tests/ingest/test_%.py)
 SANITIZED_thread := tests/index/test_threads.py tests/index/test_table.py tests/index/test_match.py \
                     tests/ingest/test_atlas.py tests/ingest/test_subscriber.py
 

@@ -18,7 +18,10 @@ class Decoder:
     def checksum(self) -> int:
         """Of the payload, as `checksum` has it."""
     def groups(self) -> list[tuple[int, str | None, int, int]]:
-        """Group, kind, window and block size in tokens of each gpu store; None and 0: not said."""
+        """Group, kind, window and block size in tokens of each store; None and 0: not said.
+
+        Block sizes are those of gpu stores: elsewhere chunks have others.
+        """
     @property
     def ts(self) -> float | None: ...
     @property

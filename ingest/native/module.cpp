@@ -36,12 +36,13 @@ class Decoder {
   }
   const Batch& batch() const { return batch_; }
   uint64_t checksum() const { return checksum_; }
-  // (group, kind, window, block size) of the gpu stores, in order; 0 and None: not said.
+  // (group, kind, window, block size) of the stores that name a group, in order; 0 and None: not said.
   nb::list groups() const {
     nb::list out;
     for (const Event& event : batch_.events)
-      if (event.type == EventType::stored && event.tier == Tier::gpu)
-        out.append(nb::make_tuple(event.group, text_or_none(event.kind), event.has_window ? event.window : 0, event.block_size));
+      if (event.type == EventType::stored && (event.tier == Tier::gpu || event.hashes.count > 0))
+        out.append(nb::make_tuple(event.group, text_or_none(event.kind), event.has_window ? event.window : 0,
+                                  event.tier == Tier::gpu ? event.block_size : 0));
     return out;
   }
 

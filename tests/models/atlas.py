@@ -59,6 +59,10 @@ class NaiveAtlas:
         self.attached: dict[str, dict[Worker, set[str]]] = {}
         self.applied: dict[tuple[str, Worker], dict[int, bytes]] = {}
         """Payloads by sequence number, of each worker's last incarnation."""
+        self.batches: Counter[tuple[str, Worker]] = Counter()
+        """Applied, of all incarnations."""
+        self.left_out: set[tuple[str, Worker]] = set()
+        """Workers that said something before the block size was known."""
         self.block_sizes = dict(config.block_sizes)
         self._residency: dict[str, dict[Lane, dict[int, int]]] = {}
 
@@ -76,15 +80,20 @@ class NaiveAtlas:
             applied.clear()
             if worker in mirrors:
                 mirrors[worker].restarted(mirrors[worker].space)
+                mirrors[worker].kinds.clear()  # it may have other groups now
         if applied and seq > max(applied) + 1 and worker in mirrors:
             mirrors[worker].doubted()
         joins_late = not applied and seq > 0
         applied[seq] = payload
+        self.batches[model, worker] += 1
+        if joins_late or len(applied) == 1:
+            self.left_out.discard((model, worker))
         if model not in self.config.block_sizes:
-            self._learn_block_size(model, batch)
+            self._learn_block_size(model, worker, batch)
         if model not in self.block_sizes:
             self.counts["no_block_size"] += len(batch.events)
-            self._count_unread(batch)
+            if self._count_unread(batch) or joins_late or any(map(_names_a_group, batch.events)):
+                self.left_out.add((model, worker))
             return
         mirror = self._mirror(model, worker)
         if joins_late:
@@ -112,7 +121,8 @@ class NaiveAtlas:
     def remove_pod(self, pod: str) -> None:
         self._residency = {}
         for name in [name for name in self.applied if name[1][0] == pod]:
-            del self.applied[name]
+            del self.applied[name], self.batches[name]
+            self.left_out.discard(name)
         for model, mirrors in self.mirrors.items():
             for worker in [worker for worker in mirrors if worker[0] == pod]:
                 del mirrors[worker]
@@ -198,7 +208,7 @@ class NaiveAtlas:
             run.append(min(by_group, key=best_weight))
         return run
 
-    def _learn_block_size(self, model: str, batch: EventBatch) -> None:
+    def _learn_block_size(self, model: str, speaker: Worker, batch: EventBatch) -> None:
         """A smaller dense block than any before empties the model: no key of it holds any more."""
         dense = [
             event.block_size
@@ -211,9 +221,15 @@ class NaiveAtlas:
         if not dense or (known is not None and known <= min(dense)):
             return
         self.block_sizes[model] = min(dense)
-        for mirror in self.mirrors.get(model, {}).values():
+        if known is None:
+            for name in self.applied:
+                if name[0] == model:
+                    self._mirror(*name)
+        for worker, mirror in self.mirrors.get(model, {}).items() if known is not None else ():
             mirror.restarted(self._keyspace(model))
-            self.counts["block_size_changed"] += 1
+            if worker != speaker or self.batches[model, worker] > 1:
+                self.counts["block_size_changed"] += 1
+                mirror.doubted()
         for store in self.stores.get(model, {}).values():
             store.meanings = {}
 
@@ -237,6 +253,8 @@ class NaiveAtlas:
             config, space = self.config, self._keyspace(model)
             lora_names = config.lora_names.get(model, {})
             mirrors[worker] = Mirror(space, lora_names, self.counts, stored_meaning, config.limits)
+            if (model, worker) in self.left_out:
+                mirrors[worker].doubted()
         return mirrors[worker]
 
     def _store_name(self, model: str, pod: str, tier: int) -> str:
@@ -297,3 +315,9 @@ def union(masks: Iterable[int]) -> int:
 
 def best_weight(mask: int) -> float:
     return max((weight for tier, weight in WEIGHTS.items() if mask & tier), default=0.0)
+
+
+def _names_a_group(event: object) -> bool:
+    if not isinstance(event, BlockStored):
+        return False
+    return bool(event.block_hashes) or tier_of(event.medium, event.locality) == GPU
