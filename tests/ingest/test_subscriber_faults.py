@@ -89,7 +89,9 @@ def test_garbage_of_every_kind_is_counted_said_once_and_survived(
         assert is_heard(heard, atlas, good)
         statistics = heard.statistics().sources[0]
     assert statistics.bad_frames > 500 and statistics.bad_sequence > 100 and statistics.refused > 500
-    complaints = [r for r in caplog.records if r.name.endswith("sockets.source") and bad.endpoint in r.message]
+    complaints = [
+        r for r in caplog.records if r.name.endswith("sockets.source") and bad.endpoint in r.message
+    ]
     assert len(complaints) == 3
     assert all(len(record.message) < 500 for record in complaints)
 
