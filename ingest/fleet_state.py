@@ -196,6 +196,7 @@ class FleetState:
             storage.native if storage is not None else None,
             [worker.stores[name].native for name in sorted(worker.stores)],
         )
+        worker.judge_block_sizes()
         store_lanes = [store.lane for store in worker.stores.values()]
         self._index.roster.set(
             worker.number,

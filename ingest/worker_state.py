@@ -146,6 +146,16 @@ class WorkerState:
         else:
             self.truth.settle("lost", "unread")  # nothing is held
 
+    def judge_block_sizes(self) -> None:
+        """An engine key names a larger block in one group and its last part in another, and the mirror
+        takes both for the larger one: where sizes differ, parts that are gone may seem to be held."""
+        seen = (group for number, group in self.groups.items() if not self.unseen_groups >> number & 1)
+        sizes = {group.block_size_tokens for group in seen} - {0}
+        if len(sizes) > 1:
+            self.truth.doubt("uneven", self._setup.clock_s(), ", ".join(map(str, sorted(sizes))))
+        else:
+            self.truth.settle("uneven")
+
     def compare_reuse(self, predicted_tokens: int, actual_tokens: int) -> None:
         """What a request was predicted to reuse, and what it has reused."""
         agreement, truth, now_s = self.agreement, self.truth, self._setup.clock_s()

@@ -80,6 +80,12 @@ DOUBTS = {
             "a newer release, or trust_absent_extras",
         ),
         Doubt(
+            "uneven",
+            "DEGRADED",
+            "its cache groups have blocks of different sizes, which share names: some may be gone",
+            "an engine whose groups have equal blocks",
+        ),
+        Doubt(
             "overpredicted",
             "DEGRADED",
             "it reused less than was predicted, again and again",

@@ -114,8 +114,9 @@ class Pair:
         matches = self.atlas.score(prompt, model="m").matches
         return matches[0].cached_tokens if matches else 0
 
-    def is_exact(self) -> bool:
-        return all(worker.truth.state == "EXACT" for worker in self.atlas.statistics().workers)
+    def state(self) -> str:
+        workers = self.atlas.statistics().workers
+        return workers[0].truth.state if workers else "EXACT"
 
 
 def random_prompt(rnd: random.Random, blocks_max: int) -> list[int]:
@@ -135,9 +136,9 @@ def test_predicted_tokens_are_those_that_the_engine_reuses(name: str, seed: int,
         for _ in range(4):
             prompt = random_prompt(rnd, 14)
             predicted, actual = pair.predicted(prompt), pair.server.cached_tokens(prompt)
-            if pair.is_exact():
+            if pair.state() == "EXACT":
                 assert predicted == actual
-            elif pair.server.options.chunk_blocks == 1:
+            elif pair.state() == "PARTIAL" and pair.server.options.chunk_blocks == 1:
                 # With longer chunks a device run that is known in part can make more loadable.
                 assert predicted <= actual, "never more than there is"
     pair.atlas.close()
