@@ -5,12 +5,17 @@ In the end the atlas holds what the server said, block by block, or says why it 
 
 from __future__ import annotations
 
+import pytest
+
 from tests.e2e.publishers.conftest import NewPublisher
 from tests.e2e.publishers.link import Link, Network
 from tests.e2e.publishers.listener import NEVER, Listener
 from tests.e2e.publishers.publisher import Publisher
 from tests.e2e.publishers.releases import Release
 from tests.e2e.publishers.said import Said, conversation, prompt
+
+# As in test_restarted_publishers.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def test_a_late_listener_sees_all_of_a_silent_server(release: Release, publisher: Publisher) -> None:
