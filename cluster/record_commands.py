@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +55,6 @@ def record(
 ) -> None:
     """Write the raw messages of model servers to a file, as they come."""
     console = Console(stderr=as_json)
-    logging.getLogger("kvatlas").addHandler(logging.NullHandler())  # an error is said once: by this command
     with clear_errors():
         config = RecorderConfig(
             endpoints=tuple(pod or ()), listen=listen, replay_endpoints=tuple(replay or ())

@@ -24,8 +24,9 @@ from kvatlas.ingest.checkpoints import CheckpointReport, Checkpoints
 from kvatlas.ingest.config import AtlasConfig
 from kvatlas.ingest.explain import count_tokens, explain
 from kvatlas.ingest.feed import Feed, FeedNames
-from kvatlas.ingest.fleet_state import Claim, FleetState, ModelState
+from kvatlas.ingest.fleet_state import FleetState, ModelState
 from kvatlas.ingest.intake import Intake
+from kvatlas.ingest.stream.extras_claims import ExtrasClaim, ExtrasClaims
 from kvatlas.ingest.stream.truth import State, Truth
 from kvatlas.ingest.worker_state import WorkerSetup
 
@@ -164,9 +165,9 @@ class Atlas:
             block_size_tokens=block_size,
             strategy=strategy,
         )
-        truths: Mapping[int, Truth | Claim] = fleet.truths
+        truths: Mapping[int, Truth | ExtrasClaim] = fleet.truths
         if cache_salt is not None or features:
-            truths = fleet.truths_of_extras(model)
+            truths = ExtrasClaims(fleet.truths)
         return Scores(
             matches,
             fleet.names,

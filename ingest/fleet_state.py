@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from kvatlas.index._native import Keyspace
 from kvatlas.index.errors import CheckpointError, InputError
@@ -15,18 +14,12 @@ from kvatlas.index.shards import ShardedIndex
 from kvatlas.ingest._native import Decoder, Mirror
 from kvatlas.ingest.config import AtlasConfig, PodConfig
 from kvatlas.ingest.feed import Feed
-from kvatlas.ingest.stream.truth import State, Truth
+from kvatlas.ingest.stream.truth import Truth
 from kvatlas.ingest.worker_state import GroupState, StoreState, WorkerSetup, WorkerState
 
 DISK, STORAGE = 4, 8
 _LANES_MAX = 65535
 _BLOCK_SIZE_MAX = 4096
-
-
-class Claim(NamedTuple):
-    """What is claimed of a worker for some prompts only."""
-
-    state: State
 
 
 class ModelState:
@@ -311,21 +304,6 @@ class FleetState:
             if (wanted is None or worker.pod in wanted) and worker.number < len(mask):
                 mask[worker.number] = 1
         return mask
-
-    def truths_of_extras(self, model: str) -> dict[int, Claim]:
-        """Truths for a prompt with a salt or multimodal items, by worker number.
-
-        A worker whose events do not say which blocks have these holds them as plain ones: sound for
-        such a prompt, but not complete.
-        """
-        state = self.models.get(model)
-        workers = list(state.workers.values()) if state is not None else []
-        return {
-            worker.number: Claim("PARTIAL")
-            if worker.truth.state == "EXACT" and worker.claims.has_absent_extras
-            else Claim(worker.truth.state)
-            for worker in workers
-        }
 
     def residency(self, model: str) -> dict[tuple[str, int, int] | str, dict[int, int]]:
         state = self.models.get(model)

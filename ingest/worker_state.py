@@ -84,7 +84,6 @@ class WorkerState:
         self.batches = 0
         """Applied."""
         self.last_event_ts: float | None = None
-        self.last_event_s: float | None = None
         self.lag = Lag()
         self.agreement = Agreement(setup.agreement)
         self.truth = Truth(f"{pod} rank {rank} of {model}", setup.clock_s(), setup.changed)

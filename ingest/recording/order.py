@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from kvatlas.ingest.recording.reader import RecordedSession, RecordingReader
-from kvatlas.ingest.recording.recorder_replay import END_OF_REPLAY
 from kvatlas.ingest.recording.records import Lost, Message, Role, Source
+from kvatlas.ingest.sockets.replay_answer import END_OF_REPLAY
 
 _REMEMBERED_MAX = 65_536
 _BATCH_FRAMES = 3

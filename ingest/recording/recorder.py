@@ -243,14 +243,14 @@ class Recorder:
         poller = zmq.Poller()
         for live in self._live:
             poller.register(live.socket, zmq.POLLIN)
-            poller.register(live.monitor, zmq.POLLIN)
+            poller.register(live.monitor.socket, zmq.POLLIN)
         for question in self._questions:
             poller.register(question.socket, zmq.POLLIN)
         while not self._stopping.is_set():
             ready = dict(poller.poll(_POLL_MS))
             has_changed = bool(ready)
             for live in self._live:
-                if live.monitor in ready:
+                if live.monitor.socket in ready:
                     live.follow_connection(self._keep)
                 if live.socket in ready:
                     live.drain(self._keep)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from typing import TypeAlias
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from kvatlas.index.errors import ConfigError
+from kvatlas.ingest.sockets.connection import Change, Socket, watched_socket
 
-Socket: TypeAlias = "zmq.Socket[bytes]"
 Keep = Callable[[int, list[bytes]], object]
 """Takes a source's number and a message of it."""
 
@@ -38,15 +35,12 @@ class LiveSource:
     ) -> None:
         self.number = number
         self._bind = bind
-        self._connections: Counter[str] = Counter()
-        self.socket = context.socket(zmq.SUB)
-        self.socket.set(zmq.LINGER, 0)
+        self.socket, self.monitor = watched_socket(context, zmq.SUB)
         self.socket.set(zmq.RCVHWM, messages_max)
         self.socket.set(zmq.MAXMSGSIZE, message_bytes_max)
         # To connect, names may resolve either way; bound to an IPv4 address, it would name itself in IPv6.
         self.socket.set(zmq.IPV6, not bind or "[" in endpoint)
         self.socket.subscribe(b"")
-        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         try:
             (self.socket.bind if bind else self.socket.connect)(endpoint)
         except (zmq.ZMQError, ValueError, TypeError) as error:
@@ -59,7 +53,7 @@ class LiveSource:
 
     @property
     def connections(self) -> int:
-        return sum(self._connections.values())
+        return self.monitor.connections
 
     def drain(self, keep: Keep) -> bool:
         """Takes what waits, at most a burst; whether there may be more."""
@@ -74,25 +68,20 @@ class LiveSource:
         return True
 
     def follow_connection(self, keep: Keep) -> None:
-        message = recv_monitor_message(self.monitor)
-        endpoint = bytes(message["endpoint"]).decode("utf-8", "replace")
-        if message["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._connections[endpoint] += 1
-        elif self._connections[endpoint] > 0:  # a handshake that fails disconnects too
-            self._connections[endpoint] -= 1
-            if not self._bind:
-                self._redial(endpoint, keep)
+        """Takes what the monitor tells."""
+        for change in self.monitor.changes():
+            if change is Change.BROKEN and not self._bind:
+                self._redial(keep)
 
-    def _redial(self, endpoint: str, keep: Keep) -> None:
+    def _redial(self, keep: Keep) -> None:
         """Connect anew: ZeroMQ does so by itself, but not after a frame that was too large."""
         while self.drain(keep):  # what came before the break is lost with the old connection
             pass
-        self.socket.disconnect(endpoint)
-        self.socket.connect(endpoint)
+        self.socket.disconnect(self.endpoint)
+        self.socket.connect(self.endpoint)
 
     def close(self) -> None:
-        self.socket.disable_monitor()
-        self.monitor.close(linger=0)
+        self.monitor.close()
         self.socket.close(linger=0)
 
 

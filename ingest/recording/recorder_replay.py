@@ -7,12 +7,11 @@ from enum import Enum
 
 import zmq
 
-from kvatlas.ingest.recording.recorder_live import Keep, LiveSource, Socket, unusable
-
-END_OF_REPLAY = b"\xff" * 8
+from kvatlas.ingest.recording.recorder_live import Keep, LiveSource, unusable
+from kvatlas.ingest.sockets.connection import Socket
+from kvatlas.ingest.sockets.replay_answer import END_OF_REPLAY, SEQUENCE_BYTES
 
 _BURST_MESSAGES = 256
-_SEQUENCE_BYTES = 8
 _REPLY_FRAMES_MIN = 3
 
 
@@ -112,14 +111,14 @@ class ReplayQuestion:
         self._has_hole = False
         self.state = ReplayState.ANSWERING
         self._deadline_s = time.monotonic() + self._timeout_s
-        self.socket.send_multipart([b"", self._wanted.to_bytes(_SEQUENCE_BYTES, "big")])
+        self.socket.send_multipart([b"", self._wanted.to_bytes(SEQUENCE_BYTES, "big")])
 
     def _take(self, frames: list[bytes], keep: Keep) -> None:
         sequence = frames[-2] if len(frames) >= _REPLY_FRAMES_MIN else b""
         if sequence == END_OF_REPLAY:
             keep(self._number, frames)
             self._end()
-        elif len(sequence) == _SEQUENCE_BYTES:
+        elif len(sequence) == SEQUENCE_BYTES:
             self._deadline_s = time.monotonic() + self._timeout_s
             self._take_batch(int.from_bytes(sequence, "big"), frames, keep)
         else:

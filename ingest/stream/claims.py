@@ -26,8 +26,6 @@ class ClaimsWatch:
         self._truth = truth
         self._config = config
         self._clears = 0
-        self.has_absent_extras = False
-        """Some of its events do not say what is salted or multimodal."""
 
     @property
     def waits_for_turnover(self) -> bool:
@@ -47,8 +45,8 @@ class ClaimsWatch:
             settled |= {"lost", "unread", "reported"}
         elif not (self._truth.stands("lost") or self._truth.stands("unread")):
             doubts["reported"] = f"{claims['stale']}"
-        self.has_absent_extras = claims["extras_absent"] > 0
-        if self.has_absent_extras and not self._config.trust_absent_extras:
+        self._truth.lacks_extras = claims["extras_absent"] > 0
+        if self._truth.lacks_extras and not self._config.trust_absent_extras:
             doubts["unsalted"] = ""
         else:
             settled.add("unsalted")

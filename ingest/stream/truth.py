@@ -164,6 +164,8 @@ class Truth:
     ) -> None:
         self.name = name
         self.state: State = "BLIND"
+        self.lacks_extras = False
+        """Some of its events do not say what is salted or multimodal."""
         self.transitions = 0
         """Changes of state ever."""
         self._changed = changed

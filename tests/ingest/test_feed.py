@@ -244,8 +244,10 @@ def test_a_worker_whose_release_tells_no_extras_is_partial_for_salted_prompts() 
         atlas.ingest(TOPIC, 0, batch({**stored([1, 2], TOKENS[:32]), "extra_keys": None}))
         (match,) = atlas.score(TOKENS, model="m").matches
         assert match.truth == plain
-        truths = {truth.state for truth in atlas._fleet.truths_of_extras("m").values()}
-        assert truths == ({"PARTIAL"} if trusts else {"DEGRADED"})
+        salted = batch({**stored([7], TOKENS[:16]), "extra_keys": [["salt"]]})
+        atlas.ingest(TOPIC, 1, salted)
+        (match,) = atlas.score(TOKENS, model="m", cache_salt="salt").matches
+        assert match.truth == ("PARTIAL" if trusts else "DEGRADED")
         atlas.close()
 
 
