@@ -15,7 +15,7 @@ from kvatlas.ingest.recording.recorder import Recorder, RecorderConfig
 from kvatlas.ingest.recording.records import Lost, Message, Role, Source
 from kvatlas.ingest.simulator.publisher import SimulatedPublisher
 from kvatlas.ingest.simulator.server import SimulatedServer
-from tests.ingest.recording_files import Frames, file_bytes_max, frames_in, read
+from tests.ingest.recording.recording_files import Frames, file_bytes_max, frames_in, read
 from tests.ingest.zmq_peers import END_OF_REPLAY, WAIT_S, Socket, number
 
 TOPIC = b"kv@pod@model"

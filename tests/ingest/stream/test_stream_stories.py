@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from tests.ingest.random_stories import explained, tell_many
-from tests.ingest.toy_world import WEIGHTS, tell
+from tests.ingest.stream.random_stories import explained, tell_many
+from tests.ingest.stream.toy_world import WEIGHTS, tell
 
 _IS_QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") != "ci"
 _STORIES = 2_000 if _IS_QUICK else 20_000

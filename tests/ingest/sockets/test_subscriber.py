@@ -16,7 +16,14 @@ from kvatlas.ingest.sockets.batch_sink import ReplayWanted
 from kvatlas.ingest.sockets.source_config import SourceConfig
 from kvatlas.ingest.sockets.subscriber import Subscriber
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
-from tests.ingest.subscriber_peers import BROKEN, LOOPBACK, NO_BATCH, NotingFeed, NotingSink, RawPublisher
+from tests.ingest.sockets.subscriber_peers import (
+    BROKEN,
+    LOOPBACK,
+    NO_BATCH,
+    NotingFeed,
+    NotingSink,
+    RawPublisher,
+)
 from tests.ingest.zmq_peers import WAIT_S, Peers
 
 TOPIC = b"kv@pod@model"

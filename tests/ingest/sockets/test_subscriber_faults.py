@@ -19,7 +19,7 @@ from kvatlas.ingest.sockets.subscriber import Subscriber
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from kvatlas.ingest.sockets.subscriber_statistics import SubscriberStatistics
 from kvatlas.ingest.stream.limits import StreamLimits
-from tests.ingest.subscriber_peers import END, RawPublisher, Script, ScriptedReplay, reply
+from tests.ingest.sockets.subscriber_peers import END, RawPublisher, Script, ScriptedReplay, reply
 from tests.ingest.zmq_peers import WAIT_S, Peers, number
 
 MODEL = "m"

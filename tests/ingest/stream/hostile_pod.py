@@ -12,7 +12,7 @@ from kvatlas.ingest.simulator.block_pool import OutOfBlocksError
 from kvatlas.ingest.simulator.request import SimulatedRequest
 from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.worker_state import WorkerState
-from tests.ingest.hostile_line import HostileLine
+from tests.ingest.stream.hostile_line import HostileLine
 from tests.models.mirror import CPU, GPU
 from tests.models.publisher import Batch, PublisherModel
 

@@ -6,9 +6,9 @@ import random
 
 from kvatlas.ingest._native import checksum
 from kvatlas.ingest.stream.limits import StreamLimits
-from tests.ingest.hostile_line import HostileLine
-from tests.ingest.random_stories import Story
-from tests.ingest.stream_alone import StreamAlone
+from tests.ingest.stream.hostile_line import HostileLine
+from tests.ingest.stream.random_stories import Story
+from tests.ingest.stream.stream_alone import StreamAlone
 from tests.models.publisher import PublisherModel, ToyEngine
 
 TOPIC = b"kv@toy@m"

@@ -20,7 +20,7 @@ from kvatlas.ingest.recording.reader import RecordingReader
 from kvatlas.ingest.recording.records import Lost, Message, Role, Source
 from kvatlas.ingest.recording.scan import scan
 from kvatlas.ingest.recording.writer import RecordingWriter
-from tests.ingest.recording_files import (
+from tests.ingest.recording.recording_files import (
     SMALL,
     SOURCE,
     file_bytes_max,

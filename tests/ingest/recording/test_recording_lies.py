@@ -25,7 +25,7 @@ from kvatlas.ingest.recording.format import (
 )
 from kvatlas.ingest.recording.reader import RecordingReader
 from kvatlas.ingest.recording.records import Message, Session, pack_message, pack_session
-from tests.ingest.recording_files import SMALL, SOURCE, frames_in, write
+from tests.ingest.recording.recording_files import SMALL, SOURCE, frames_in, write
 
 
 @pytest.fixture

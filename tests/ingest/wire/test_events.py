@@ -14,10 +14,10 @@ from kvatlas.ingest.wire.events import (
     Event,
     EventBatch,
 )
-from tests.ingest import wire_forms as wire
-from tests.ingest.mutations import example_payloads
-from tests.ingest.payloads import doubtful_batches, payloads, sound_batches
-from tests.ingest.wire_events import CLEARED, TS, batch_of, removed, stored
+from tests.ingest.wire import wire_forms as wire
+from tests.ingest.wire.mutations import example_payloads
+from tests.ingest.wire.payloads import doubtful_batches, payloads, sound_batches
+from tests.ingest.wire.wire_events import CLEARED, TS, batch_of, removed, stored
 
 
 def only_event(event: bytes) -> Event:

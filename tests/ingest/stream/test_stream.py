@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvatlas.ingest._native import checksum
-from tests.ingest.stream_rig import StreamRig, flowing
+from tests.ingest.stream.stream_rig import StreamRig, flowing
 
 
 def test_batches_that_follow_are_applied_at_once() -> None:

@@ -17,7 +17,7 @@ from kvatlas.ingest.sockets.source_config import SourceConfig
 from kvatlas.ingest.sockets.subscriber import Subscriber
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from kvatlas.ingest.stream.limits import StreamLimits
-from tests.ingest.fault_proxy import FaultProxy, Faults
+from tests.ingest.stream.fault_proxy import FaultProxy, Faults
 
 _SEQUENCES = 50 if os.environ.get("KVATLAS_HYPOTHESIS_PROFILE") == "ci" else 8
 _QUIET_S_MAX = 20.0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvatlas.ingest.wire.msgpack_reader import NESTING_MAX, BrokenMsgpackError, MsgpackReader
-from tests.ingest import wire_forms as wire
+from tests.ingest.wire import wire_forms as wire
 
 texts = st.text(max_size=40) | st.binary(max_size=300).map(
     lambda body: body.decode("utf-8", "surrogateescape")

@@ -16,9 +16,9 @@ from kvatlas.ingest import _native
 from kvatlas.ingest.wire.decoding import decode_batch
 from kvatlas.ingest.wire.events import AllBlocksCleared, BlockRemoved, Event
 from kvatlas.ingest.wire.msgpack_reader import NESTING_MAX
-from tests.ingest import wire_forms as wire
-from tests.ingest.mutations import example_payloads, mutate
-from tests.ingest.payloads import (
+from tests.ingest.wire import wire_forms as wire
+from tests.ingest.wire.mutations import example_payloads, mutate
+from tests.ingest.wire.payloads import (
     MAP_ONLY,
     STORED_ORDER,
     damaged_payloads,
@@ -26,7 +26,7 @@ from tests.ingest.payloads import (
     payloads,
     sound_batches,
 )
-from tests.ingest.wire_events import CLEARED, TS, batch_of, removed, stored
+from tests.ingest.wire.wire_events import CLEARED, TS, batch_of, removed, stored
 
 pytestmark = pytest.mark.native
 

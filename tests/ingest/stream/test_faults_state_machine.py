@@ -14,8 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.ingest.atlas_world import WEIGHTS, AtlasWorld, tell
-from tests.ingest.random_stories import tell_many
+from tests.ingest.stream.atlas_world import WEIGHTS, AtlasWorld, tell
+from tests.ingest.stream.random_stories import tell_many
 
 _IS_QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") != "ci"
 _STORIES = 200 if _IS_QUICK else 2_000

@@ -20,7 +20,7 @@ from kvatlas.ingest.recording.recorder import Recorder, RecorderConfig
 from kvatlas.ingest.recording.records import Role, Source
 from kvatlas.ingest.recording.writer import RecordingWriter
 from kvatlas.ingest.simulator.server import SimulatedServer
-from tests.ingest.recording_files import Frames, frames_in, second
+from tests.ingest.recording.recording_files import Frames, frames_in, second
 from tests.ingest.zmq_peers import END_OF_REPLAY, WAIT_S, Peers, number, received
 
 LIVE = Source(endpoint="tcp://10.0.0.9:5557")

@@ -15,8 +15,8 @@ from kvatlas import Atlas
 from kvatlas.ingest.config import AtlasConfig, ModelConfig
 from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.stream.limits import StreamLimits
-from tests.ingest.hostile_pod import BLOCK_TOKENS, MODEL, HostilePod
-from tests.ingest.random_stories import Story
+from tests.ingest.stream.hostile_pod import BLOCK_TOKENS, MODEL, HostilePod
+from tests.ingest.stream.random_stories import Story
 
 PAUSES_S = (0.01, 0.05, 0.2, 0.6, 2.5, 6.0, 11.0)
 QUIET_S = [0.3] * 8 + [1.0] * 6 + [3.0] * 25

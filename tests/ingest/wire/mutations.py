@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from tests.ingest import wire_forms as wire
+from tests.ingest.wire import wire_forms as wire
 
 _HEADERS = [
     *(bytes([first]) + b"\xff" * 4 for first in (0xC6, 0xC9, 0xDB, 0xDD, 0xDF)),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 
 from kvatlas.ingest.wire.events import ExtraKey
-from tests.ingest import wire_forms as wire
+from tests.ingest.wire import wire_forms as wire
 
 T = TypeVar("T")
 Sound = st.SearchStrategy[tuple[T, bytes]]

@@ -9,8 +9,8 @@ import pytest
 from kvatlas.index.errors import DecodeError
 from kvatlas.ingest.wire.decoding import decode_batch
 from kvatlas.ingest.wire.events import AllBlocksCleared, EventError
-from tests.ingest import wire_forms as wire
-from tests.ingest.wire_events import CLEARED, TS, batch_of, removed, stored
+from tests.ingest.wire import wire_forms as wire
+from tests.ingest.wire.wire_events import CLEARED, TS, batch_of, removed, stored
 
 
 def only_error(event: bytes) -> EventError:

@@ -8,7 +8,7 @@ import pytest
 
 from kvatlas.index.errors import ConfigError
 from kvatlas.ingest.stream.limits import StreamLimits
-from tests.ingest.stream_rig import StreamRig, flowing
+from tests.ingest.stream.stream_rig import StreamRig, flowing
 
 
 def gap(**options: object) -> StreamRig:

@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from kvatlas.ingest.wire.events import AllBlocksCleared, BlockRemoved, BlockStored, Event, EventBatch
-from tests.ingest import wire_forms as wire
-from tests.ingest.mutations import mutate
-from tests.ingest.wire_values import (
+from tests.ingest.wire import wire_forms as wire
+from tests.ingest.wire.mutations import mutate
+from tests.ingest.wire.wire_values import (
     I64_MAX,
     U64_MAX,
     Raw,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kvatlas.ingest.stream.limits import StreamLimits
 from kvatlas.ingest.stream.stream import Stream
-from tests.ingest.hostile_line import HostileLine
-from tests.ingest.stream_alone import StreamAlone
+from tests.ingest.stream.hostile_line import HostileLine
+from tests.ingest.stream.stream_alone import StreamAlone
 from tests.models.publisher import PublisherModel, ToyEngine
 
 _TICK_S = 0.1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.ingest import wire_forms as wire
+from tests.ingest.wire import wire_forms as wire
 
 TS = wire.number(1.5)
 CLEARED = wire.array(wire.text("AllBlocksCleared"))

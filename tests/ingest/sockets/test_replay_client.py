@@ -12,7 +12,7 @@ import zmq
 from kvatlas.ingest.sockets.replay_answer import Answer, Reply
 from kvatlas.ingest.sockets.replay_client import ReplayClient
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
-from tests.ingest.subscriber_peers import END, LOOPBACK, ScriptedReplay, reply
+from tests.ingest.sockets.subscriber_peers import END, LOOPBACK, ScriptedReplay, reply
 from tests.ingest.zmq_peers import END_OF_REPLAY, WAIT_S, Peers, Socket, number
 
 TOPIC = b"kv@pod@m"

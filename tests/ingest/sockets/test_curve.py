@@ -16,7 +16,7 @@ from kvatlas.ingest.sockets.curve import CurveConfig
 from kvatlas.ingest.sockets.source_config import SourceConfig
 from kvatlas.ingest.sockets.subscriber import Subscriber
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
-from tests.ingest.subscriber_peers import LOOPBACK, NotingSink
+from tests.ingest.sockets.subscriber_peers import LOOPBACK, NotingSink
 from tests.ingest.zmq_peers import WAIT_S
 
 PROMPT = range(1000, 1100)
