@@ -1,0 +1,209 @@
+"""What the directory and the other actors tell each other. Small, rare, and in msgpack.
+
+Every struct travels as the bytes of `encode`, so that a release may add fields: what a reader does
+not know it ignores, what a writer does not send has its default. What the actors send each other all
+the time (deltas, fetches) is in actors/link/messages.py.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from kvatlas.index.errors import DecodeError
+from kvatlas.index.view import FleetPart
+
+NAMESPACE = "kvatlas"
+"""Ray namespace of all clusters; actors in it are named `<cluster>/<kind>...`."""
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def encode(struct: msgspec.Struct) -> bytes:
+    return msgspec.msgpack.encode(struct)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Raises DecodeError when the bytes are no such struct."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise DecodeError(f"{kind.__name__}: expected its msgpack, {error}") from error
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Consecutive numbers that one session may use: of lanes, or of workers."""
+
+    first: int
+    count: int
+
+
+class LinkKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """CURVE keys of the sockets between actors, 40 characters of Z85 each. One pair for whoever binds,
+    one for whoever connects; made once per cluster."""
+
+    server_public: str
+    server_secret: str = ""
+    """Only for shards."""
+    client_public: str = ""
+    client_secret: str = ""
+
+    def __repr__(self) -> str:
+        """Without the secrets."""
+        return f"LinkKeys(server_public={self.server_public!r})"
+
+
+class Replica(msgspec.Struct, frozen=True, kw_only=True):
+    """One process that holds one shard of one layout."""
+
+    shard: int
+    replica: int
+    incarnation: int
+    """Of the process: issued by the directory, never twice."""
+    node_id: str
+    """Ray's id of the node that it runs on."""
+    endpoint: str
+    """Of its socket, tcp://HOST:PORT; empty where deltas travel by Ray calls."""
+    path: str = ""
+    """Control file of its table in shared memory; empty: private memory, read through messages."""
+    actor: str = ""
+    """Its name in Ray."""
+    whole: bool = False
+    """Every live session has loaded its content into it."""
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """One numbered generation of shards."""
+
+    number: int
+    n_shards: int
+    replicas: tuple[Replica, ...] = ()
+    """Those whose processes are up, in no particular order."""
+
+
+class PartView(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of one session, as the directory passes it on."""
+
+    session: int
+    subscriber: str
+    lost: bool
+    """Its subscriber is gone or silent: the part says what was true before."""
+    part: FleetPart
+
+
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
+    """What readers and subscribers know of a cluster. `Directory.view(since)` sends what is newer."""
+
+    version: int
+    """Rises with every change, also over restarts of the directory."""
+    cluster: str
+    serving: Layout
+    """The committed layout: readers use this one."""
+    building: Layout | None = None
+    """The next layout, while it is being filled: subscribers feed both."""
+    sessions: tuple[int, ...] = ()
+    """All whose parts count now; a reader drops the others."""
+    parts: tuple[PartView, ...] = ()
+    """Those that have changed since the version asked from."""
+    orders: dict[str, int] = {}
+    """Version of each subscriber's orders, by its name: it asks again when it changes."""
+
+
+class ReaderSecrets(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reader needs besides the view. Handed out over Ray, which authenticates."""
+
+    hash_seed: str
+    algorithm: str
+    tier_weights: dict[str, float]
+    keys: LinkKeys
+    view_s_max: float
+    """A view that nobody has confirmed for so long makes every worker DEGRADED."""
+
+
+class ShardAsks(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that is to hold a shard asks for an incarnation."""
+
+    layout: int
+    shard: int
+    replica: int
+    actor: str
+    node_id: str
+
+
+class ShardOrders(msgspec.Struct, frozen=True, kw_only=True):
+    """What the directory answers a shard."""
+
+    incarnation: int = 0
+    goes: bool = False
+    """It is of no layout any more, or superseded: it should end."""
+    retired: tuple[int, ...] = ()
+    """Sessions that are over: their lanes are emptied, their messages refused."""
+    sessions: tuple[int, ...] = ()
+    """The live ones; it is whole when all of them have loaded their content."""
+    keys: LinkKeys | None = None
+
+
+class ShardReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a shard is; once a second, and when it is up."""
+
+    replica: Replica
+    layout: int
+    loaded: tuple[int, ...] = ()
+    """Sessions whose content it has."""
+    applied: dict[int, int] = {}
+    """Number of the last delta, by session."""
+    bytes: int = 0
+    entries: int = 0
+    counts: dict[str, int] = {}
+
+
+class PodOrders(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod that a subscriber is to follow."""
+
+    pod: str
+    source: bytes
+    """msgpack of `kvatlas.ingest.discovery.pods.DiscoveredPod`."""
+
+
+class SubscriberAsks(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscriber's process asks for a session."""
+
+    name: str
+    node_id: str
+    actor: str
+
+
+class SubscriberOrders(msgspec.Struct, frozen=True, kw_only=True):
+    """What the directory answers a subscriber, each time it reports."""
+
+    session: int = 0
+    goes: bool = False
+    """Superseded or not wanted any more: it should end."""
+    version: int = 0
+    pods: tuple[PodOrders, ...] = ()
+    """All that it is to follow."""
+    lanes: tuple[Lease, ...] = ()
+    """All that it holds."""
+    workers: tuple[Lease, ...] = ()
+    block_sizes: dict[str, int] = {}
+    """By model, tokens: smaller than it thinks where another subscriber has heard a smaller one."""
+    hash_seed: str = ""
+    keys: LinkKeys | None = None
+
+
+class SubscriberReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a subscriber is; once a second, and when its part has changed."""
+
+    session: int
+    name: str
+    part: FleetPart | None = None
+    """None: as last told."""
+    loaded: tuple[int, ...] = ()
+    """Incarnations of the replicas that have acknowledged its content."""
+    settled: bool = False
+    """Every worker it knew from before is heard or given up: it may take the place of its predecessor."""
+    lanes_free: int = 0
+    workers_free: int = 0
+    counts: dict[str, int] = {}
+    bytes: int = 0
