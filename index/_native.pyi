@@ -43,10 +43,24 @@ class Table(Source):
         """`path`: the control file of a shared-memory table; None: private memory."""
     def apply(self, delta: bytes | bytearray | memoryview) -> int:
         """Apply delta records, all or none; returns their number."""
+    def replace(self, lanes: Sequence[int], delta: bytes | bytearray | memoryview) -> int:
+        """All that these lanes hold becomes what the records leave in empty ones; returns their number.
+
+        A match sees of all these lanes the old or the new. `apply` goes on meanwhile: what it does to
+        other lanes stays, to these is lost, except that a lane it clears stays empty. Calls take turns.
+        Raises InputError, and changes nothing, when malformed or when a record is of another lane.
+        """
     def touch(self, segment_keys: npt.NDArray[np.uint64]) -> None:
         """Tell that these segments are in use."""
     def heartbeat(self) -> None:
         """Tell readers in other processes that the writer lives."""
+    def set_whole(self, whole: bool) -> None:
+        """Tell readers whether anything is missing in it. At first it is."""
+    @property
+    def whole(self) -> bool: ...
+    @property
+    def path(self) -> str:
+        """Of the control file; empty: private memory."""
     def statistics(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
 
@@ -54,11 +68,36 @@ class TableReader(Source):
     """Reads a shared-memory table that another process writes."""
 
     def __init__(self, path: str, age_ms_max: int = 5000) -> None:
-        """`age_ms_max`: how old the writer's heartbeat may be, ms."""
+        """`age_ms_max`: how old the writer's heartbeat may be, ms.
+
+        This and every look raise StaleTableError when it is older or the table closed, TableFileError
+        for a file that is missing, foreign, of another format version or of another user.
+        """
+    def take_touched(self) -> npt.NDArray[np.uint64]:
+        """First keys of segments that matches used since the last call, a sample of 1 024 at most."""
+    @property
+    def whole(self) -> bool:
+        """Nothing is missing in the table; False also when its writer is gone or silent."""
     @property
     def incarnation(self) -> int: ...
     @property
     def age_ms(self) -> int: ...
+
+class Excerpt(Source):
+    """Answers of `excerpt` put together: a source that knows the keys asked for, and no others."""
+
+    def __init__(
+        self, keys_parts: Sequence[npt.NDArray[np.uint64]], excerpts: Sequence[bytes | memoryview]
+    ) -> None:
+        """The keys of each question and what came.
+
+        Raises DecodeError for bytes that `excerpt` did not write for these keys.
+        """
+    def take_touched(self) -> npt.NDArray[np.uint64]:
+        """As `TableReader.take_touched`."""
+    @property
+    def whole(self) -> bool:
+        """Every source that was asked was whole."""
 
 class Roster:
     """Which groups and stores make up a worker's cache, and how its engine reuses it."""
@@ -101,3 +140,23 @@ class Index:
 
 def shard_of(segment_key: int, n_shards: int) -> int:
     """The shard of the segment that begins with this key (jump consistent hash)."""
+
+def lanes_of(delta: bytes | bytearray | memoryview) -> list[int]:
+    """The lanes that delta records name, ascending. Raises InputError when malformed."""
+
+def route(delta: bytes, n_shards: int) -> list[bytes]:
+    """Delta records by shard, in their order; those without keys go to all. At most 1 024 shards.
+
+    Raises InputError when malformed.
+    """
+
+def excerpt(source: Source, keys: npt.NDArray[np.uint64]) -> bytes:
+    """What a source knows of keys in any order, for `Excerpt`. Source: docs/indexer.md, excerpts."""
+
+def remove_dead_tables(folder: str, prefix: str) -> int:
+    """Remove the files of tables named `prefix`* whose writers are gone; returns how many tables.
+
+    Never one in use, another user's or a foreign file. Readers that are still attached find the
+    table closed. Raises InputError for an empty prefix or one with a slash, TableFileError when the
+    folder cannot be read.
+    """

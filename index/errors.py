@@ -5,7 +5,9 @@
     │   └── DecodeError                   a payload that is not an event batch at all
     ├── ConfigError (also ValueError)     a value of a configuration
     ├── CheckpointError                   a checkpoint: torn, foreign, of another version, cut short
+    ├── ClusterError                      a cluster: no such name, not ready, does not answer
     ├── RecordingError                    a recording: no such file, foreign, torn, disk full
+    ├── LinkError                         no answer from a shard: too slow, broken, nobody there (actors/link)
     └── TableFileError                    a shared-memory table: missing, foreign, no room, closed
         └── StaleTableError               its writer is gone or silent for too long
 
@@ -33,6 +35,10 @@ class ConfigError(KvatlasError, ValueError):
 
 class CheckpointError(KvatlasError):
     """A checkpoint cannot be written or used; nothing of it was applied."""
+
+
+class ClusterError(KvatlasError):
+    """A cluster cannot be found, is not ready, or does not answer."""
 
 
 class RecordingError(KvatlasError):

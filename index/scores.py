@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -84,6 +84,12 @@ class Scores(Mapping[str, float]):
         return self._matches.slots_probed
 
     @property
+    def is_whole(self) -> bool:
+        """False where a shard that the prompt touches is missing or still being filled: the scores are
+        sound, but workers may hold more."""
+        return self._matches.is_whole
+
+    @property
     def matches(self) -> list[Match]:
         """One entry a worker, best score first."""
         worker_scores = self._matches.tier_blocks @ self._weights
@@ -128,8 +134,58 @@ class Scores(Mapping[str, float]):
     def __len__(self) -> int:
         return len(self._pods())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What matched, as bytes: numpy's own pickling costs more than all else here."""
+        matches = self._matches
+        names, truths = known_of(matches.workers, self._names, self._truths)
+        arrays = (matches.workers.tobytes(), matches.blocks.tobytes(), matches.tier_blocks.tobytes())
+        rest = (matches.slots_probed, matches.partial_rows, matches.is_whole)
+        weights = tuple(self._weights.tolist())
+        return _restored, (arrays, rest, names, truths, weights, self.prompt_blocks, self.block_size_tokens)
+
     def __repr__(self) -> str:
         return f"Scores({self._pods()!r}, prompt_blocks={self.prompt_blocks})"
+
+
+class KnownTruth(NamedTuple):
+    """What was claimed of a worker when its score was sent."""
+
+    state: str
+
+
+def known_of(
+    workers: npt.NDArray[np.uint32], names: Mapping[int, Worker], truths: Mapping[int, Truth]
+) -> tuple[dict[int, Worker], dict[int, KnownTruth]]:
+    """What there is of these workers now, to be sent elsewhere."""
+    known_names: dict[int, Worker] = {}
+    known_truths: dict[int, KnownTruth] = {}
+    for number in workers.tolist():
+        name, truth = names.get(number), truths.get(number)
+        if name is not None:
+            known_names[number] = name
+        if truth is not None:
+            known_truths[number] = KnownTruth(truth.state)
+    return known_names, known_truths
+
+
+def _restored(
+    arrays: tuple[bytes, bytes, bytes],
+    rest: tuple[int, tuple[int, ...], bool],
+    names: dict[int, Worker],
+    truths: dict[int, KnownTruth],
+    weights: tuple[float, ...],
+    prompt_blocks: int,
+    block_size_tokens: int,
+) -> Scores:
+    workers, blocks, tiers = (np.frombuffer(array, np.uint32) for array in arrays)
+    return Scores(
+        Matches(workers, blocks, tiers.reshape(-1, len(TIERS)), *rest),
+        names,
+        np.array(weights, np.float64),
+        prompt_blocks=prompt_blocks,
+        block_size_tokens=block_size_tokens,
+        truths=truths,
+    )
 
 
 class WorkerExplanation(msgspec.Struct, frozen=True, kw_only=True):

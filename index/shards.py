@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kvatlas.index._native import Index, Roster, Table
+from kvatlas.index._native import Index, Roster, Source, Table
 from kvatlas.index.errors import InputError
 
 _CLEAR_LANE = 3
@@ -38,6 +38,31 @@ class Matches(NamedTuple):
     """Table slots that the lookup read."""
     partial_rows: tuple[int, ...]
     """Rows whose last block is reused but for the prompt's last token; nearly always none."""
+    is_whole: bool = True
+    """Every shard that the prompt touches was there, with the content of all workers."""
+
+
+def match(
+    index: Index,
+    keys: npt.NDArray[np.uint64],
+    allowed: bytes | bytearray | None,
+    prompt_tokens: int,
+    block_size_tokens: int,
+    strategy: Strategy,
+    is_whole: bool = True,
+) -> Matches:
+    """Match a chain of block keys [n_blocks]; see `ShardedIndex.match`."""
+    if strategy == "longest_prefix" or len(keys) == 0:
+        return Matches(*index.match(keys, allowed), is_whole)
+    if block_size_tokens < 1:
+        raise InputError(f"block_size_tokens: expected at least 1, got {block_size_tokens}")
+    return Matches(*index.match(keys, allowed, prompt_tokens, block_size_tokens), is_whole)
+
+
+def lookup(sources: Sequence[Source], keys: npt.NDArray[np.uint64]) -> list[list[tuple[int, int]]]:
+    """For each key, the lanes that hold it and their tier bits, over all shards."""
+    by_shard = [source.lookup(keys) for source in sources]
+    return [[holder for shard in holders for holder in shard] for holders in zip(*by_shard, strict=True)]
 
 
 class ShardedIndex:
@@ -86,19 +111,11 @@ class ShardedIndex:
         "reusable" needs the prompt's length and the keyspace's block size; raises InputError where
         they do not fit the keys.
         """
-        if strategy == "longest_prefix" or len(keys) == 0:
-            return Matches(*self._index.match(keys, allowed))
-        if block_size_tokens < 1:
-            raise InputError(f"block_size_tokens: expected at least 1, got {block_size_tokens}")
-        return Matches(*self._index.match(keys, allowed, prompt_tokens, block_size_tokens))
+        return match(self._index, keys, allowed, prompt_tokens, block_size_tokens, strategy)
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> list[list[tuple[int, int]]]:
         """For each key, the lanes that hold it and their tier bits. For tools: a list per key."""
-        found: list[list[tuple[int, int]]] = []
-        by_shard = [table.lookup(keys) for table in self.tables]
-        for holders in zip(*by_shard, strict=True):
-            found.append([holder for shard in holders for holder in shard])
-        return found
+        return lookup(self.tables, keys)
 
     def statistics(self) -> list[dict[str, Any]]:
         """Of each table: entries, slots, sets, bytes, load factor, what was dropped, rebuilds."""

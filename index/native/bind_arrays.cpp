@@ -165,4 +165,10 @@ NewArray new_array(Dtype dtype, size_t n, size_t columns) {
   return {std::move(array), data};
 }
 
+nb::object array_of(const std::vector<uint64_t>& numbers) {
+  const NewArray out = new_array(Dtype::uint64, numbers.size());
+  if (!numbers.empty()) std::memcpy(out.data, numbers.data(), numbers.size() * sizeof(uint64_t));
+  return out.array;
+}
+
 }  // namespace kvatlas

@@ -68,5 +68,6 @@ struct NewArray {
 };
 enum class Dtype : uint8_t { uint32, uint64 };
 NewArray new_array(Dtype dtype, size_t n, size_t columns = 0);
+nanobind::object array_of(const std::vector<uint64_t>& numbers);
 
 }  // namespace kvatlas

@@ -36,6 +36,8 @@ struct DeltaRecord {
 };
 static_assert(sizeof(DeltaRecord) == 24);
 
+inline size_t record_bytes(const DeltaRecord& record) { return sizeof record + 8ull * record.count; }
+
 // Throws Error{input}, saying at which byte, unless `delta` is a whole number of valid records.
 inline void check_delta(const uint8_t* delta, size_t bytes) {
   auto refuse = [](size_t at, const std::string& what) {
@@ -55,6 +57,17 @@ inline void check_delta(const uint8_t* delta, size_t bytes) {
     if ((bytes - at - sizeof record) / 8 < record.count)
       throw refuse(at, "expected " + std::to_string(record.count) + " keys, the delta ends before");
     at += sizeof record + 8ull * record.count;
+  }
+}
+
+// Calls use(record, where it lies) for each. REQUIRES: check_delta has passed.
+template <class Use>
+void for_each_record(const uint8_t* delta, size_t bytes, const Use& use) {
+  for (size_t at = 0; at < bytes;) {
+    DeltaRecord record;
+    std::memcpy(&record, delta + at, sizeof record);
+    use(record, delta + at);
+    at += record_bytes(record);
   }
 }
 

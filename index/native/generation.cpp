@@ -62,7 +62,6 @@ Generation Generation::create(const std::string& path, uint64_t incarnation, uin
   header.arena_offset = layout.arena;
   header.arena_bytes = 8;  // set 0 is the empty set
   std::memcpy(region.data(), &header, sizeof header);
-  std::memset(region.data() + layout.phys, 0xff, kLaneSlots * sizeof(uint16_t));
   if (n_slots * sizeof(Slot) >= kHugeFromBytes) region.prefer_huge_pages(layout.slots, layout.arena);
   Generation generation(std::move(region));
   generation.back_arena(header.arena_bytes);
@@ -76,7 +75,7 @@ Generation Generation::open(const std::string& path, uint64_t incarnation, uint6
   auto refuse = [&](const std::string& what) -> Error { return Error(ErrorKind::table_file, path + ": " + what); };
   if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0) throw refuse("not a kvatlas table");
   if (h.version != kFormatVersion)
-    throw refuse("expected format version " + std::to_string(kFormatVersion) + ", got " + std::to_string(h.version));
+    throw refuse("expected table format version " + std::to_string(kFormatVersion) + ", got " + std::to_string(h.version) + ": another release wrote it");
   if (h.incarnation != incarnation || h.generation != number)
     throw refuse("belongs to another incarnation of its writer");
   constexpr uint64_t kReserveMax = 1ull << 46;

@@ -6,16 +6,17 @@
 //   slot   u64 key (0: never used)   u64 word = heat bucket << 32 | set        (set 0: empty)
 //   set    at arena_offset + 8 * set:  u32 count, u32 hash, count x u32 element, padded to 8
 //   element = physical lane << 8 | tier mask, ascending
-//   lane word (by physical lane) = kClosed | kLossy | live tier mask << 16 | lane
+//   lane word (by physical lane) = kLoading | kLossy | kClosed | live tier mask << 16 | lane
 //
 // What makes it safe without locks:
 //  1. a slot's key is written once, before its first word, and never changes in a generation;
 //  2. a set never changes after its number is first stored in a word (release);
 //  3. removal stores another set's number; slots and sets are never reused in a generation:
 //     garbage goes when the writer copies what lives into the next generation.
-// So whatever a reader pairs (key, set) was true at some moment.
+// So whatever a reader pairs (key, set) was true at some moment. Where several lane words change as
+// one, `flips` is odd meanwhile: readers look again (steady.hpp).
 //
-// Format version 1, little-endian. Source: our own; docs/indexer.md describes it.
+// Format version 2, little-endian. Source: our own; docs/indexer.md describes it.
 #pragma once
 
 #include <atomic>
@@ -26,13 +27,15 @@
 
 namespace kvatlas {
 
-inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint32_t kFormatVersion = 2;
 inline constexpr uint32_t kLanesMax = 65535;   // logical and physical lanes: 0 .. 65534
 inline constexpr uint16_t kNoLane = 65535;
 inline constexpr int kTiers = 6;               // gpu cpu disk storage unknown speculative
 inline constexpr uint32_t kLaneLiveShift = 16;
+inline constexpr uint32_t kLaneLive = 0xffu << kLaneLiveShift;
 inline constexpr uint32_t kLaneClosed = 1u << 24;
 inline constexpr uint32_t kLaneLossy = 1u << 25;
+inline constexpr uint32_t kLaneLoading = 1u << 26;  // it holds what nobody is to see yet: no tier is live
 
 struct Slot {
   uint64_t key;
@@ -53,6 +56,7 @@ struct GenerationHeader {
   uint64_t slots_offset;
   uint64_t arena_offset;
   uint64_t arena_bytes;  // atomic: used so far
+  uint64_t flips;        // atomic: odd while lanes are being replaced
 };
 
 struct SetView {
@@ -110,6 +114,8 @@ class Generation {
     return {at[0], at + 2};
   }
   uint8_t* arena() const { return arena_; }
+  // Writer: the sets in the first so many bytes are readable from now on.
+  void use_arena(uint64_t bytes) { store(&header_of_writer().arena_bytes, bytes); }
 
   uint32_t lane_word(uint32_t phys) const {
     return std::atomic_ref<uint32_t>(lanes_[phys & 0xffff]).load(std::memory_order_acquire);
@@ -117,13 +123,20 @@ class Generation {
   void store_lane_word(uint32_t phys, uint32_t word) {
     std::atomic_ref<uint32_t>(lanes_[phys]).store(word, std::memory_order_release);
   }
-  // The physical lane in which `lane` lives now, kNoLane when it never held anything.
+  // The physical lane in which `lane` lives now, kNoLane when it holds nothing. Stored as its
+  // complement, so that fresh memory says kNoLane.
   uint16_t phys_of(uint32_t lane) const {
-    return std::atomic_ref<uint16_t>(phys_of_[lane & 0xffff]).load(std::memory_order_acquire);
+    return static_cast<uint16_t>(~std::atomic_ref<uint16_t>(phys_of_[lane & 0xffff]).load(std::memory_order_acquire));
   }
   void store_phys_of(uint32_t lane, uint16_t phys) {
-    std::atomic_ref<uint16_t>(phys_of_[lane]).store(phys, std::memory_order_release);
+    std::atomic_ref<uint16_t>(phys_of_[lane]).store(static_cast<uint16_t>(~phys), std::memory_order_release);
   }
+
+  uint64_t flips() const { return load(&header().flips); }
+  // Writer: lane words stored between the two are seen by steady readers all or not at all. They
+  // are stored with release, so who sees one of them sees the first of these two as well.
+  void begin_flip() { std::atomic_ref<uint64_t>(header_of_writer().flips).fetch_add(1, std::memory_order_relaxed); }
+  void end_flip() { std::atomic_ref<uint64_t>(header_of_writer().flips).fetch_add(1, std::memory_order_release); }
 
   static uint64_t load(const uint64_t* word) {
     return std::atomic_ref<uint64_t>(*const_cast<uint64_t*>(word)).load(std::memory_order_acquire);
@@ -138,6 +151,7 @@ class Generation {
 
  private:
   explicit Generation(Region region);
+  GenerationHeader& header_of_writer() { return *reinterpret_cast<GenerationHeader*>(region_.data()); }
 
   Region region_;
   uint64_t n_homes_ = 0;

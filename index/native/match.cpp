@@ -374,8 +374,10 @@ void match(const Question& question, const std::vector<std::shared_ptr<Source>>&
   pins.reserve(shards.size());
   for (const auto& shard : shards) pins.push_back(shard->pin());
   thread_local Scratch scratch;
-  Matcher matcher(question, roster, out, scratch);
-  matcher.finish(Walk(question.keys, question.n_keys, pins, matcher.misses_max(), matcher).run());
+  look_steadily(pins, [&] {
+    Matcher matcher(question, roster, out, scratch);
+    matcher.finish(Walk(question.keys, question.n_keys, pins, matcher.misses_max(), matcher).run());
+  });
   // One lookup in 16 reports the segments it could use.
   thread_local uint32_t n_calls = 0;
   if ((n_calls++ & 15) == 0) {

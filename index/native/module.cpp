@@ -13,7 +13,10 @@
 #include "index/native/keys.hpp"
 #include "index/native/match.hpp"
 #include "index/native/bind_arrays.hpp"
+#include "index/native/lane_masks.hpp"
+#include "index/native/module_remote.hpp"
 #include "index/native/reader.hpp"
+#include "index/native/steady.hpp"
 #include "index/native/table.hpp"
 
 namespace nb = nanobind;
@@ -98,6 +101,12 @@ uint64_t apply(Table& table, nb::handle delta) {
   return table.apply(span.data(), span.size());
 }
 
+uint64_t replace(Table& table, const std::vector<uint32_t>& lanes, nb::handle delta) {
+  const ByteSpan span(delta, "delta");
+  nb::gil_scoped_release unlocked;
+  return table.replace(lanes, span.data(), span.size());
+}
+
 void touch(Table& table, nb::handle segment_keys) {
   const KeySpan span(segment_keys, "segment_keys");
   table.touch(span.data(), span.size());
@@ -105,18 +114,22 @@ void touch(Table& table, nb::handle segment_keys) {
 
 nb::list lookup(Source& source, nb::handle keys) {
   const KeySpan span(keys, "keys");
-  const auto generation = source.pin();
+  const std::vector<Pin> pins{source.pin()};
+  const Generation& generation = *pins[0];
   nb::list out;
-  for (size_t i = 0; i < span.size(); ++i) {
-    nb::list holders;
-    const SetView set = generation->set(word_set(generation->find(span.data()[i])));
-    for (uint32_t e = 0; e < set.count; ++e) {
-      const uint32_t word = generation->lane_word(set.elements[e] >> 8);
-      const uint32_t mask = set.elements[e] & 0xff & (word >> kLaneLiveShift);
-      if (mask != 0) holders.append(nb::make_tuple(word & 0xffff, mask));
+  look_steadily(pins, [&] {
+    out = nb::list();
+    for (size_t i = 0; i < span.size(); ++i) {
+      nb::list holders;
+      const SetView set = generation.set(word_set(generation.find(span.data()[i])));
+      for (uint32_t e = 0; e < set.count; ++e) {
+        const uint32_t word = generation.lane_word(set.elements[e] >> 8);
+        const uint32_t mask = live_mask(word, set.elements[e]);
+        if (mask != 0) holders.append(nb::make_tuple(word & 0xffff, mask));
+      }
+      out.append(holders);
     }
-    out.append(holders);
-  }
+  });
   return out;
 }
 
@@ -141,6 +154,7 @@ nb::dict statistics(Table& table) {
   out["generation"] = s.generation;
   out["rebuilds"] = s.rebuilds;
   out["rebuild_failures"] = s.rebuild_failures;
+  out["replaces"] = s.replaces;
   out["incarnation"] = s.incarnation;
   return out;
 }
@@ -258,7 +272,11 @@ NB_MODULE(_native, m) {
            [](Table* self, uint64_t budget_bytes, std::optional<std::string> path) { new (self) Table(budget_bytes, path.value_or("")); },
            nb::arg("budget_bytes") = uint64_t{1} << 30, nb::arg("path") = nb::none())
       .def("apply", &apply, nb::arg("delta").none())
+      .def("replace", &replace, nb::arg("lanes"), nb::arg("delta").none())
       .def("touch", &touch, nb::arg("segment_keys").none())
+      .def("set_whole", &Table::set_whole, nb::arg("whole"))
+      .def_prop_ro("whole", &Table::whole)
+      .def_prop_ro("path", &Table::path)
       .def("heartbeat", &Table::heartbeat)
       .def("statistics", &statistics)
       .def("close", &Table::close);
@@ -270,6 +288,8 @@ NB_MODULE(_native, m) {
              new (self) TableReader(path, static_cast<uint64_t>(age_ms_max));
            },
            nb::arg("path"), nb::arg("age_ms_max") = 5000)
+      .def("take_touched", [](TableReader& reader) { return array_of(reader.take_touched()); })
+      .def_prop_ro("whole", &TableReader::whole)
       .def_prop_ro("incarnation", &TableReader::incarnation)
       .def_prop_ro("age_ms", &TableReader::age_ms);
 
@@ -284,6 +304,7 @@ NB_MODULE(_native, m) {
            nb::arg("prompt_tokens") = 0, nb::arg("block_size_tokens") = 0)
       .def("shard_of", &Index::shard_of_segment, nb::arg("segment_key"));
 
+  bind_remote(m);
   m.def("shard_of", &shard_of, nb::arg("segment_key"), nb::arg("n_shards"));
   m.attr("SEGMENT_BLOCKS") = kSegmentBlocks;
 }

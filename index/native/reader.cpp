@@ -9,7 +9,7 @@ TableReader::TableReader(const std::string& path, uint64_t age_ms_max)
   attach(checked_state());
 }
 
-ControlReader::State TableReader::checked_state() {
+ControlReader::State TableReader::checked_state() const {
   const ControlReader::State state = control_->state();
   if (state.closed) throw Error(ErrorKind::stale, path_ + ": its writer closed it");
   if (state.age_ns / 1000000 > age_ms_max_)
@@ -42,14 +42,13 @@ std::shared_ptr<const Generation> TableReader::pin() {
   return generation_;
 }
 
-uint64_t TableReader::incarnation() {
-  std::lock_guard guard(mutex_);
-  return control_->state().incarnation;
+bool TableReader::whole() const {
+  const ControlReader::State state = control_->state();
+  return state.whole && !state.closed && state.age_ns / 1000000 <= age_ms_max_;
 }
 
-uint64_t TableReader::age_ms() {
-  std::lock_guard guard(mutex_);
-  return control_->state().age_ns / 1000000;
-}
+uint64_t TableReader::incarnation() const { return control_->state().incarnation; }
+
+uint64_t TableReader::age_ms() const { return control_->state().age_ns / 1000000; }
 
 }  // namespace kvatlas

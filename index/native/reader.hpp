@@ -7,9 +7,11 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "index/native/control.hpp"
 #include "index/native/table.hpp"
+#include "index/native/touched.hpp"
 
 namespace kvatlas {
 
@@ -22,20 +24,24 @@ class TableReader final : public Source {
 
   // Attaches to the newest generation first when the writer moved on. Throws as above.
   std::shared_ptr<const Generation> pin() override;
-  void touch(const uint64_t*, size_t) override {}  // the writer's process keeps the heat
+  void touch(const uint64_t* segment_keys, size_t n) override { touched_.add(segment_keys, n); }
+  // Segments that lookups used since the last call: what to tell the writer's process.
+  std::vector<uint64_t> take_touched() { return touched_.take(); }
 
-  uint64_t incarnation();
-  uint64_t age_ms();
+  bool whole() const override;  // false as well when the writer is gone or silent
+  uint64_t incarnation() const;
+  uint64_t age_ms() const;
 
  private:
-  ControlReader::State checked_state();
+  ControlReader::State checked_state() const;
   void attach(ControlReader::State state);
 
   const std::string path_;
   const uint64_t age_ms_max_;
-  std::mutex mutex_;
-  std::unique_ptr<ControlReader> control_;
+  std::mutex mutex_;  // guards generation_
+  const std::unique_ptr<const ControlReader> control_;
   std::shared_ptr<const Generation> generation_;
+  Touched touched_;
 };
 
 }  // namespace kvatlas

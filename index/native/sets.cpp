@@ -61,7 +61,7 @@ uint32_t SetArena::intern(const uint32_t* elements, uint32_t count) {
   std::memcpy(words + 2, elements, 4ull * count);
   used_ += bytes;
   ++n_sets_;
-  Generation::store(const_cast<uint64_t*>(&generation_.header().arena_bytes), used_);
+  generation_.use_arena(used_);
   index(set, hash);
   return set;
 }

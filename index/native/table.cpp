@@ -17,7 +17,7 @@ constexpr uint64_t kBytesMin = 4 << 20;
 }  // namespace
 
 Table::Table(uint64_t bytes_max, const std::string& path)
-    : bytes_max_(bytes_max), lane_closed_(65536, false), phys_load_(65536, 0) {
+    : bytes_max_(bytes_max), path_(path), lane_closed_(65536, false), phys_load_(65536, 0) {
   if (bytes_max < kBytesMin)
     throw Error(ErrorKind::input, "budget_bytes: expected at least " + std::to_string(kBytesMin) + ", got " + std::to_string(bytes_max));
   if (!path.empty()) control_ = std::make_unique<Control>(path);
@@ -41,6 +41,13 @@ void Table::require_open() const {
   if (closed_) throw Error(ErrorKind::table_file, "the table is closed");
 }
 
+void Table::set_whole(bool whole) {
+  std::lock_guard turn(writer_);
+  require_open();
+  whole_.store(whole, std::memory_order_relaxed);
+  if (control_) control_->set_whole(whole);
+}
+
 void Table::heartbeat() {
   std::lock_guard turn(writer_);
   require_open();
@@ -58,50 +65,48 @@ uint64_t Table::apply(const uint8_t* delta, size_t bytes) {
   require_open();
   heat_.tick();
   uint64_t n_records = 0;
-  for (size_t at = 0; at < bytes; ++n_records) {
-    DeltaRecord record;
-    std::memcpy(&record, delta + at, sizeof record);
-    at += sizeof record;
+  for_each_record(delta, bytes, [&](const DeltaRecord& record, const uint8_t* from) {
+    ++n_records;
     switch (record.op) {
       case DeltaOp::add:
       case DeltaOp::remove:
-        apply_keys(delta + at, record.count, record.lane, record.tiers, record.op == DeltaOp::add, record.segment_key);
-        break;
-      case DeltaOp::clear_lane: clear_lane(record.lane); break;
-      case DeltaOp::close: set_closed(record.lane, true); break;
-      case DeltaOp::open: set_closed(record.lane, false); break;
+        return apply_keys({from + sizeof record, record.count, record.tiers, record.op == DeltaOp::add, record.segment_key}, record.lane, nullptr);
+      case DeltaOp::clear_lane: return clear_lane(record.lane);
+      case DeltaOp::close: return set_closed(record.lane, true);
+      case DeltaOp::open: return set_closed(record.lane, false);
     }
-    at += 8ull * record.count;
-  }
+  });
   records_ += n_records;
   return n_records;
 }
 
-void Table::apply_keys(const uint8_t* keys, uint32_t count, uint32_t lane, uint8_t tiers, bool add, uint64_t segment_key) {
-  if (!add && live_->generation->phys_of(lane) == kNoLane) {
+void Table::apply_keys(const Keys& keys, uint32_t lane, Shadow* shadow) {
+  const uint32_t count = keys.count;
+  const bool add = keys.add;
+  if (!add && (shadow ? shadow->phys : live_->generation->phys_of(lane)) == kNoLane) {
     removes_ += count;
     removes_missing_ += count;
     return;
   }
   constexpr uint32_t kAhead = 12;  // slots fetched before they are needed
-  auto key_at = [keys](uint32_t i) {
+  auto key_at = [from = keys.at](uint32_t i) {
     uint64_t key;
-    std::memcpy(&key, keys + 8ull * i, sizeof key);
+    std::memcpy(&key, from + 8ull * i, sizeof key);
     return key;
   };
-  const uint32_t bucket = Heat::bucket_of(segment_key);
+  const uint32_t bucket = Heat::bucket_of(keys.segment_key);
   if (add) heat_.used(bucket);
   for (uint32_t i = 0; i < count && i < kAhead; ++i) live_->generation->prefetch(Generation::normal(key_at(i)));
   const uint64_t set_bytes_before = live_->sets.used_bytes();
   uint64_t stepped = 0;
   for (uint32_t i = 0; i < count; ++i) {
     if (i + kAhead < count) live_->generation->prefetch(Generation::normal(key_at(i + kAhead)));
-    const uint16_t phys = claim_phys(lane);
+    const uint16_t phys = shadow ? claim_shadow(*shadow) : claim_phys(lane);
     if (phys == kNoLane) {
       dropped_adds_ += count - i;
       break;
     }
-    put_or_drop(Generation::normal(key_at(i)), Change{phys, tiers, add, bucket});
+    put_or_drop(Generation::normal(key_at(i)), Change{phys, keys.tiers, add, bucket});
     if (rebuild_ && (i & 63) == 63) {
       step_rebuild(64 * kStepSlots);
       stepped = i + 1;
@@ -204,39 +209,49 @@ uint64_t Table::put(Writing& writing, uint64_t key, const Change& change) {
   throw Error(ErrorKind::table_file, "the generation is full");
 }
 
-uint16_t Table::claim_phys(uint32_t lane) {
-  Generation& g = *live_->generation;
-  const uint16_t known = g.phys_of(lane);
-  if (known != kNoLane) return known;
+uint16_t Table::fresh_phys() {
   if (free_phys_.empty() && phys_next_ >= kLanesMax) {
     // Scrubs the dead ones; the second time those that died while the first was under way.
     for (int round = 0; round < 2 && free_phys_.empty() && !dead_phys_.empty(); ++round) finish_rebuild();
     if (free_phys_.empty()) return kNoLane;
   }
-  uint16_t phys;
-  if (free_phys_.empty()) {
-    phys = static_cast<uint16_t>(phys_next_++);
-  } else {
-    phys = free_phys_.back();
-    free_phys_.pop_back();
-  }
-  Generation& now = *live_->generation;  // finish_rebuild may have changed it
-  now.store_lane_word(phys, lane | 0xffu << kLaneLiveShift | (lane_closed_[lane] ? kLaneClosed : 0));
-  now.store_phys_of(lane, phys);
+  if (free_phys_.empty()) return static_cast<uint16_t>(phys_next_++);
+  const uint16_t phys = free_phys_.back();
+  free_phys_.pop_back();
   return phys;
 }
 
-void Table::clear_lane(uint32_t lane) {
-  Generation& g = *live_->generation;
-  lane_closed_[lane] = false;
-  const uint16_t phys = g.phys_of(lane);
-  if (phys == kNoLane) return;
-  g.store_lane_word(phys, 0);  // from here on no reader sees anything of it
-  g.store_phys_of(lane, kNoLane);
+uint16_t Table::claim_phys(uint32_t lane) {
+  const uint16_t known = live_->generation->phys_of(lane);
+  if (known != kNoLane) return known;
+  const uint16_t phys = fresh_phys();
+  if (phys == kNoLane) return kNoLane;
+  Generation& g = *live_->generation;  // another one than before, perhaps
+  g.store_lane_word(phys, lane | kLaneLive | (lane_closed_[lane] ? kLaneClosed : 0));
+  g.store_phys_of(lane, phys);
+  return phys;
+}
+
+void Table::retire_phys(uint16_t phys) {
+  live_->generation->store_lane_word(phys, 0);
   dead_phys_.push_back(phys);
   dead_load_ += phys_load_[phys];
   total_load_ -= phys_load_[phys];
   phys_load_[phys] = 0;
+}
+
+void Table::clear_lane(uint32_t lane) {
+  if (loading_ != nullptr) {
+    if (Shadow* shadow = shadow_of(*loading_, lane)) {
+      if (shadow->phys != kNoLane) retire_phys(shadow->phys);
+      *shadow = {.lane = lane, .cancelled = true};
+    }
+  }
+  lane_closed_[lane] = false;
+  const uint16_t phys = live_->generation->phys_of(lane);
+  if (phys == kNoLane) return;
+  retire_phys(phys);
+  live_->generation->store_phys_of(lane, kNoLane);
   if (!rebuild_ && rebuild_due()) begin_rebuild();
 }
 
@@ -279,6 +294,7 @@ TableStatistics Table::statistics() {
   s.generation = g.header().generation;
   s.rebuilds = rebuilds_;
   s.rebuild_failures = rebuild_failures_;
+  s.replaces = replaces_;
   s.incarnation = control_ ? control_->incarnation() : 0;
   return s;
 }

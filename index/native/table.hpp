@@ -27,6 +27,7 @@
 #include "index/native/generation.hpp"
 #include "index/native/heat.hpp"
 #include "index/native/sets.hpp"
+#include "index/native/turns.hpp"
 
 namespace kvatlas {
 
@@ -38,12 +39,14 @@ class Source {
   virtual std::shared_ptr<const Generation> pin() = 0;
   // A sample of the segments that lookups use, by their first keys.
   virtual void touch(const uint64_t* segment_keys, size_t n) = 0;
+  // Whether its writer says that nothing is missing in it.
+  virtual bool whole() const = 0;
 };
 
 struct TableStatistics {
   uint64_t entries, slots, slots_used, sets, set_bytes, bytes, bytes_max;
   uint64_t records, adds, removes, removes_missing, dropped_entries, dropped_adds;
-  uint64_t lanes, generation, rebuilds, rebuild_failures, incarnation;
+  uint64_t lanes, generation, rebuilds, rebuild_failures, replaces, incarnation;
 };
 
 class Table final : public Source {
@@ -57,11 +60,19 @@ class Table final : public Source {
   // Applies delta records (delta.hpp); all of them or, when malformed, none (Error{input}).
   // Returns how many records.
   uint64_t apply(const uint8_t* delta, size_t bytes);
+  // All that these lanes hold becomes what the delta leaves in empty ones. A match sees of all of
+  // them the old or the new. Applies of other lanes go on meanwhile; what is applied to these is
+  // lost, but a clear wins: that lane stays empty. All or nothing when malformed or when a record
+  // is of another lane (Error{input}). Takes turns with other replaces. Returns how many records.
+  uint64_t replace(const std::vector<uint32_t>& lanes, const uint8_t* delta, size_t bytes);
+  void set_whole(bool whole);
   void heartbeat();
   void close();  // marks the files as closed and removes them; later calls throw
 
+  const std::string& path() const { return path_; }  // empty: private memory
   std::shared_ptr<const Generation> pin() override;
   void touch(const uint64_t* segment_keys, size_t n) override { heat_.touch(segment_keys, n); }
+  bool whole() const override { return whole_.load(std::memory_order_relaxed); }
   TableStatistics statistics();
 
  private:
@@ -87,13 +98,38 @@ class Table final : public Source {
     uint32_t bucket;
   };
 
-  void apply_keys(const uint8_t* keys, uint32_t count, uint32_t lane, uint8_t tiers, bool add, uint64_t segment_key);
+  // What a lane is to become, under a physical lane of its own that nobody sees yet.
+  struct Shadow {
+    uint32_t lane;
+    uint16_t phys = kNoLane;
+    bool closed = false;
+    bool lossy = false;      // no physical lane was free at some time
+    bool cancelled = false;  // the lane was cleared meanwhile
+  };
+  struct Keys {
+    const uint8_t* at;
+    uint32_t count;
+    uint8_t tiers;
+    bool add;
+    uint64_t segment_key;
+  };
+
+  // To the lane, or to its shadow where there is one.
+  void apply_keys(const Keys& keys, uint32_t lane, Shadow* shadow);
   void put_or_drop(uint64_t key, const Change& change);
   // Slot number written to, or n_slots when nothing changed.
   uint64_t put(Writing& writing, uint64_t key, const Change& change);
   void forget(uint64_t key);
-  uint16_t claim_phys(uint32_t lane);  // kNoLane when 65 535 are in use
+  uint16_t fresh_phys();  // kNoLane when 65 535 are in use
+  uint16_t claim_phys(uint32_t lane);
+  uint16_t claim_shadow(Shadow& shadow);
+  void retire_phys(uint16_t phys);  // from here on no reader sees anything of it
   void clear_lane(uint32_t lane);
+  static std::vector<Shadow> shadows_of(std::vector<uint32_t> lanes);  // ascending, each once
+  static Shadow* shadow_of(std::vector<Shadow>& shadows, uint32_t lane);
+  void load(std::vector<Shadow>& shadows, const uint8_t* delta, size_t bytes, std::unique_lock<Turns>& turn);
+  void abandon(std::vector<Shadow>& shadows);
+  void flip_lanes(std::vector<Shadow>& shadows);
   void set_closed(uint32_t lane, bool closed);
   void mark_lossy(uint32_t phys);
 
@@ -110,13 +146,17 @@ class Table final : public Source {
   void require_open() const;
 
   const uint64_t bytes_max_;
-  std::mutex writer_;
+  const std::string path_;
+  std::mutex replacing_;  // before writer_: one replace at a time
+  Turns writer_;
   std::mutex pin_;  // guards live_->generation against pin()
   std::unique_ptr<Control> control_;  // shared memory only
   std::unique_ptr<Writing> live_;
   std::unique_ptr<Rebuild> rebuild_;
   Heat heat_;
   bool closed_ = false;
+  std::atomic<bool> whole_{false};
+  std::vector<Shadow>* loading_ = nullptr;  // of the replace under way
 
   // Lanes. A lane is cleared by giving it a fresh physical lane; the old number is used again
   // once a rebuild has left no trace of it.
@@ -130,7 +170,7 @@ class Table final : public Source {
   uint64_t set_bytes_kept_ = 8;  // arena bytes right after the last rebuild
   uint64_t retry_rebuild_at_ = 0;
   uint64_t records_ = 0, adds_ = 0, removes_ = 0, removes_missing_ = 0;
-  uint64_t dropped_entries_ = 0, dropped_adds_ = 0, rebuilds_ = 0, rebuild_failures_ = 0;
+  uint64_t dropped_entries_ = 0, dropped_adds_ = 0, rebuilds_ = 0, rebuild_failures_ = 0, replaces_ = 0;
 };
 
 }  // namespace kvatlas

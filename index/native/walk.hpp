@@ -16,10 +16,9 @@
 #include <vector>
 
 #include "index/native/match.hpp"
+#include "index/native/steady.hpp"
 
 namespace kvatlas {
-
-using Pin = std::shared_ptr<const Generation>;
 
 // Sink: bool run(const Generation&, uint32_t set, uint32_t length): whether to go on. Set 0 is held
 //         by nobody.

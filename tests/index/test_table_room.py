@@ -35,6 +35,14 @@ assert s["rebuild_failures"] > 0 and s["dropped_adds"] == len(keys) - held, s
 table.apply(Record(REMOVE, 7, 1, tuple(map(int, keys))).packed())
 assert table.statistics()["entries"] == 0
 table.apply(Record(ADD, 8, 1, tuple(map(int, keys[:100]))).packed())
+before = table.statistics()
+table.replace([9], Record(ADD, 9, 1, tuple(map(int, keys)), 5).packed())
+s = table.statistics()
+again = sum((9, 1) in found for found in TableReader(path, age_ms_max=60_000).lookup(keys))
+lost = sum(s[name] - before[name] for name in ("dropped_adds", "dropped_entries"))
+assert 0 < again and again + lost >= len(keys), (again, lost)
+table.replace([9], b"")
+assert not any((9, 1) in found for found in table.lookup(keys))
 print("kept", held)
 """
 
@@ -61,6 +69,11 @@ def test_a_table_that_cannot_grow_keeps_what_it_has_and_counts_what_it_drops(fol
         assert int(said.split()[1]) > 50_000
 
 
-def test_a_table_that_has_no_room_at_all_is_refused_with_a_clear_error(folder: str) -> None:
+@pytest.mark.parametrize("limit_bytes", [0, 4095, 4096, 64 << 10, 400 << 10])
+def test_a_table_that_has_no_room_at_all_is_refused_and_leaves_nothing_behind(
+    folder: str, limit_bytes: int
+) -> None:
+    """No room for the control file, for its first generation, for the first slots."""
     with tempfile.TemporaryDirectory(dir=folder) as where:
-        assert "no room" in grow(Path(where) / "table", 64 << 10)
+        assert "no room" in grow(Path(where) / "table", limit_bytes)
+        assert os.listdir(where) == []

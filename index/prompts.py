@@ -1,0 +1,69 @@
+"""Prompts as callers give them: how many tokens, and many in one buffer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvatlas.index.errors import InputError
+from kvatlas.index.keys import TokenIds
+
+
+def count_tokens(token_ids: TokenIds) -> int:
+    """Tokens of a prompt; bytes and views of bytes hold four bytes a token."""
+    if isinstance(token_ids, (bytes, bytearray, memoryview)):
+        view = memoryview(token_ids)
+        return view.nbytes // 4 if view.itemsize == 1 else len(view)
+    return len(token_ids)
+
+
+def split_prompts(
+    prompts: Sequence[TokenIds] | TokenIds, offsets: Sequence[int] | npt.NDArray[np.integer[Any]] | None
+) -> Sequence[TokenIds]:
+    """The prompts, each by itself; those of a flat buffer are views into it.
+
+    Raises InputError unless `offsets` [n + 1] rise from 0 or more to at most the buffer's tokens, and
+    when a flat buffer comes without them.
+    """
+    if offsets is None:
+        if isinstance(prompts, (list, tuple)) and not (prompts and isinstance(prompts[0], int)):
+            return prompts
+        raise InputError(
+            f"prompts: expected a list of prompts, or offsets beside a buffer, got {_kind(prompts)}"
+        )
+    tokens = _flat(prompts)
+    bounds = np.asarray(offsets)
+    if bounds.ndim != 1 or len(bounds) == 0 or bounds.dtype.kind not in "iu":
+        raise InputError(f"offsets: expected integers [n_prompts + 1], got {_kind(offsets)}")
+    ends = bounds.astype(np.int64)
+    if ends[0] < 0 or ends[-1] > len(tokens) or (np.diff(ends) < 0).any():
+        raise InputError(
+            f"offsets: expected them to rise from 0 to at most {len(tokens)} tokens, "
+            f"got {ends[0]} to {ends[-1]}" + (", falling" if (np.diff(ends) < 0).any() else "")
+        )
+    at = ends.tolist()
+    return [tokens[begin:end] for begin, end in itertools.pairwise(at)]
+
+
+def _flat(prompts: object) -> npt.NDArray[np.uint32]:
+    if isinstance(prompts, np.ndarray) and prompts.ndim == 1 and prompts.dtype == np.uint32:
+        return prompts
+    if isinstance(prompts, (bytes, bytearray, memoryview)):
+        raw = memoryview(prompts)
+        if raw.c_contiguous and raw.nbytes % 4 == 0:
+            return np.frombuffer(raw, np.uint32)
+    raise InputError(f"prompts: expected one flat buffer of uint32 beside offsets, got {_kind(prompts)}")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} {list(value.shape)}"
+    return (
+        f"a {type(value).__name__} of {len(value)}"
+        if isinstance(value, (bytes, list, tuple))
+        else repr(value)[:80]
+    )
