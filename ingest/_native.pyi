@@ -80,6 +80,21 @@ class Snapshot:
         Raises CheckpointError when a clear, a doubt or a restart of the mirror has ended it.
         """
 
+class DeltaLog:
+    """Delta records of many mirrors in the order in which they were made. Any thread may call."""
+
+    def __init__(self, bytes_max: int) -> None:
+        """Where more would wait, all is dropped and `lost` rises."""
+    def append(self, delta: bytes) -> None:
+        """Raises InputError for what are no whole records."""
+    def take(self) -> bytes:
+        """The oldest piece, some 4 MiB at most unless one delta is larger; empty: nothing waits."""
+    def __len__(self) -> int:
+        """Bytes that wait."""
+    @property
+    def lost(self) -> int:
+        """Times that what waited was dropped."""
+
 class Mirror:
     """The exact content of one worker's cache. Any thread may call any method; calls take turns."""
 
@@ -92,10 +107,19 @@ class Mirror:
         orphan_bytes_max: int = ...,
     ) -> None: ...
     def set_lane(self, group: int, lane: int, full_attention: bool = True) -> None: ...
-    def set_stores(self, disk: Store | None, storage: Store | None, attached: Sequence[Store]) -> None: ...
+    def set_stores(
+        self,
+        disk: Store | None,
+        storage: Store | None,
+        attached: Sequence[Store],
+        storage_is_shared: bool = True,
+    ) -> None:
+        """No `storage`, and not `storage_is_shared`: its events are counted and left out."""
     def set_lora_names(self, names: dict[int, str]) -> None: ...
     def set_tables(self, tables: Sequence[Table]) -> None:
         """Where `apply` sends its deltas: one table a shard."""
+    def set_log(self, log: DeltaLog) -> None:
+        """Where `apply` sends its deltas instead; for mirrors of one shard."""
     def apply(self, batch: Decoder, told: bool = False) -> bool:
         """Apply a batch and its deltas.
 

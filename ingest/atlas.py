@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kvatlas.index.keys import Feature, TokenIds
-from kvatlas.index.scores import DEFAULT_TIER_WEIGHTS, TIERS, Explanation, Scores
+from kvatlas.index.reading import PromptReader
+from kvatlas.index.scores import Explanation, Scores
+from kvatlas.index.scores_batch import ScoresBatch
 from kvatlas.index.shards import ShardedIndex, Strategy
-from kvatlas.ingest.atlas_report import report
+from kvatlas.ingest.atlas_fleet import AtlasFleet
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
-from kvatlas.ingest.checkpoints import CheckpointReport, Checkpoints
+from kvatlas.ingest.checkpoints import CheckpointReport
 from kvatlas.ingest.config import AtlasConfig
-from kvatlas.ingest.explain import count_tokens, explain
 from kvatlas.ingest.feed import Feed, FeedNames
-from kvatlas.ingest.fleet_state import FleetState, ModelState
-from kvatlas.ingest.intake import Intake
-from kvatlas.ingest.stream.extras_claims import ExtrasClaim, ExtrasClaims
-from kvatlas.ingest.stream.truth import State, Truth
-from kvatlas.ingest.worker_state import WorkerSetup
+from kvatlas.ingest.fleet_mirror import FleetMirror
+from kvatlas.ingest.numbering import CountedNumbers
+from kvatlas.ingest.outlet import TableOutlet
 
 
 class Atlas:
@@ -44,25 +43,19 @@ class Atlas:
         self.config = config or AtlasConfig()
         seed = self.config.hash_seed
         self._index = ShardedIndex(self.config.shards, table_bytes_max=self.config.table_bytes_max)
-        self._fleet = FleetState(self.config, secrets.token_hex(16) if seed is None else seed, self._index)
-        self._intake = Intake(self.config, self._fleet, clock_s)
-        self._transitions: Counter[str] = Counter()
-        self._fleet.begin(
-            WorkerSetup(
-                index=self._index,
-                apply=self._intake.apply,
-                clock_s=clock_s,
-                limits=self.config.stream,
-                agreement=self.config.agreement,
-                changed=self._changed,
-            )
+        self._mirror = FleetMirror(
+            self.config,
+            TableOutlet(self._index),
+            CountedNumbers(),
+            hash_seed=secrets.token_hex(16) if seed is None else seed,
+            clock_s=clock_s,
         )
-        weights = {**DEFAULT_TIER_WEIGHTS, **self.config.tier_weights}
-        self._weights = np.array([weights[tier] for tier in TIERS], np.float64)
-        self._callers = self.feed()
-        restored = self.feed()
-        restored.close()
-        self._checkpoints = Checkpoints(self._intake, self._index, restored)
+        self._reader = PromptReader(
+            AtlasFleet(self._mirror),
+            self._index,
+            algorithm=self.config.algorithm,
+            tier_weights=self.config.tier_weights,
+        )
 
     # Write path.
 
@@ -75,7 +68,7 @@ class Atlas:
         says which pod and model it is from; both are counted as `refused_payloads` and change
         nothing else.
         """
-        self._callers.receive(topic, seq, payload)
+        self._mirror.ingest(topic, seq, payload)
 
     def feed(
         self,
@@ -90,8 +83,7 @@ class Atlas:
         asked for, of all its workers or by (pod, rank). `introduces`: one replay socket answers for
         the source, also before anybody has spoken.
         """
-        answers = has_replay if callable(has_replay) else lambda pod, rank: bool(has_replay)
-        return Feed(self._intake, names or FeedNames(), answers, introduces=introduces)
+        return self._mirror.feed(names, has_replay, introduces=introduces)
 
     def save(self, folder: str | Path) -> CheckpointReport:
         """Write all that is held to a folder, while batches go on coming (docs/checkpoint_format.md).
@@ -101,7 +93,7 @@ class Atlas:
         CheckpointError when the folder cannot be made; other errors are in the report. One call at a
         time.
         """
-        return self._checkpoints.save(Path(folder))
+        return self._mirror.save(folder)
 
     def load(self, folder: str | Path) -> CheckpointReport:
         """Read what `save` has written, before any worker is heard. Wants the same `hash_seed`.
@@ -109,12 +101,11 @@ class Atlas:
         What is torn, foreign or of another version, seed or worker is left out and said in the
         report. Workers loaded are in doubt until their replay socket has told what came since.
         """
-        return self._checkpoints.load(Path(folder))
+        return self._mirror.load(folder)
 
     def remove_pod(self, pod: str) -> None:
         """Forget a pod: its lanes are emptied; stores keep what it wrote. Unknown pods are ignored."""
-        with self._intake.lock:
-            self._fleet.remove_pod(pod)
+        self._mirror.remove_pod(pod)
 
     def reused(
         self, pod: str, predicted_tokens: int, actual_tokens: int, *, model: str, rank: int = 0
@@ -124,13 +115,7 @@ class Atlas:
         Predictions that fail again and again put the worker in doubt, and its history is asked for
         again. Compare requests whose predecessors' events had come. Unknown workers are ignored.
         """
-        with self._intake.lock:
-            worker = self._fleet.find(model, pod, rank)
-            if worker is not None:
-                worker.compare_reuse(predicted_tokens, actual_tokens)
-
-    def _changed(self, old: State, new: State) -> None:
-        self._transitions[f"{old}->{new}"] += 1
+        self._mirror.reused(pod, predicted_tokens, actual_tokens, model=model, rank=rank)
 
     # Read path.
 
@@ -151,30 +136,40 @@ class Atlas:
         "longest_prefix" the leading blocks held in any tier. A model that no server has announced
         scores nothing.
         """
-        fleet = self._fleet
-        state = fleet.models.get(model)
-        keys = _keys(state, token_ids, lora, cache_salt, features)
-        # Keys of two models never meet, but fnv64a_cbor puts a LoRA's name in the model's place.
-        chosen = pods is not None or self.config.algorithm != "fold64"
-        allowed = fleet.allowed(state, pods) if chosen and state is not None else None
-        block_size = state.block_size if state is not None else 0
-        matches = self._index.match(
-            keys,
-            allowed,
-            prompt_tokens=count_tokens(token_ids),
-            block_size_tokens=block_size,
+        return self._reader.score(
+            token_ids,
+            model=model,
+            lora=lora,
+            cache_salt=cache_salt,
+            features=features,
+            pods=pods,
             strategy=strategy,
         )
-        truths: Mapping[int, Truth | ExtrasClaim] = fleet.truths
-        if cache_salt is not None or features:
-            truths = ExtrasClaims(fleet.truths)
-        return Scores(
-            matches,
-            fleet.names,
-            self._weights,
-            prompt_blocks=len(keys),
-            block_size_tokens=block_size,
-            truths=truths,
+
+    def score_many(
+        self,
+        prompts: Sequence[TokenIds] | TokenIds,
+        *,
+        model: str,
+        offsets: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
+        lora: str | None = None,
+        cache_salt: str | None = None,
+        pods: Iterable[str] | None = None,
+        strategy: Strategy = "reusable",
+    ) -> ScoresBatch:
+        """Scores of many prompts of one model, as if asked one by one.
+
+        `prompts`: one after the other, or one flat buffer of uint32 token ids with `offsets` [n + 1]
+        in tokens, so that prompt i has the ids from offsets[i] to offsets[i + 1].
+        """
+        return self._reader.score_many(
+            prompts,
+            model=model,
+            offsets=offsets,
+            lora=lora,
+            cache_salt=cache_salt,
+            pods=pods,
+            strategy=strategy,
         )
 
     def explain(
@@ -191,23 +186,13 @@ class Atlas:
 
         For people and tools: it costs a Python object a block. Arguments as `score`.
         """
-        state = self._fleet.models.get(model)
-        keys = _keys(state, token_ids, lora, cache_salt, features)
-        found = self.lookup(keys)
-        wanted = None if pods is None else set(pods)
-        matches = self.score(
+        return self._reader.explain(
             token_ids, model=model, lora=lora, cache_salt=cache_salt, features=features, pods=pods
-        ).matches
-        return explain(model, state, token_ids, found, self._weights, wanted, matches)
+        )
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> list[dict[tuple[str, int, int] | str, int]]:
         """For each block key: tier bits by (pod, rank, group), or by name for a store."""
-        lanes = self._fleet.lane_names
-        found = []
-        for held in self._index.lookup(keys):
-            named = ((lanes.get(lane), mask) for lane, mask in held)
-            found.append({name: mask for name, mask in named if name is not None})
-        return found
+        return self._reader.lookup(keys)
 
     # What it knows of itself.
 
@@ -216,27 +201,12 @@ class Atlas:
 
         The mirrors are the source of truth; the tables are made from them.
         """
-        with self._intake.lock:
-            return self._fleet.residency(model)
+        return self._mirror.residency(model)
 
     def statistics(self) -> AtlasStatistics:
         """Counts, sizes and bounds of everything, at one moment."""
-        intake = self._intake
-        with intake.lock:
-            return report(self._fleet, self._index, intake.counts, self._transitions, intake.clock_s())
+        return self._mirror.statistics()
 
     def close(self) -> None:
         """Release the tables; later calls raise TableFileError."""
-        self._index.close()
-
-
-def _keys(
-    state: ModelState | None,
-    token_ids: TokenIds,
-    lora: str | None,
-    cache_salt: str | None,
-    features: Iterable[Feature] | None,
-) -> npt.NDArray[np.uint64]:
-    if state is None or state.keyspace is None:
-        return np.empty(0, np.uint64)
-    return state.keyspace.keys(token_ids, lora, cache_salt, features)
+        self._mirror.close()

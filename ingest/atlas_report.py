@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from typing import Any
 
-from kvatlas.index.shards import ShardedIndex
 from kvatlas.ingest.atlas_statistics import AtlasStatistics, WorkerStatistics
 from kvatlas.ingest.fleet_state import FleetState
 from kvatlas.ingest.worker_state import WorkerState
@@ -26,7 +25,11 @@ _NO_MIRROR: dict[str, Any] = dict.fromkeys(("held_gpu", "held_cpu", "ghosts", "o
 
 
 def report(
-    fleet: FleetState, index: ShardedIndex, counts: Counter[str], transitions: Counter[str], now_s: float
+    fleet: FleetState,
+    tables: tuple[dict[str, Any], ...],
+    counts: Counter[str],
+    transitions: Counter[str],
+    now_s: float,
 ) -> AtlasStatistics:
     """All of it at one moment; the caller holds the atlas's write lock."""
     totals = Counter(fleet.retired)
@@ -36,7 +39,6 @@ def report(
             totals.update(worker.mirror.counts())
     totals.update(counts)
     totals["block_size_changed"] += fleet.block_size_changes
-    tables = tuple(index.statistics())
     events = {name: totals.pop(name, 0) for name in (*_APPLIED, *_STREAM)}
     return AtlasStatistics(
         workers=tuple(_worker(worker, now_s) for worker in workers),

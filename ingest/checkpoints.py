@@ -13,7 +13,6 @@ import msgspec
 
 from kvatlas.index._native import Keyspace
 from kvatlas.index.errors import CheckpointError, KvatlasError
-from kvatlas.index.shards import ShardedIndex
 from kvatlas.ingest._native import Snapshot
 from kvatlas.ingest.checkpoint import (
     CheckpointHead,
@@ -27,7 +26,7 @@ from kvatlas.ingest.checkpoint import (
     write_checkpoint,
 )
 from kvatlas.ingest.feed import Feed
-from kvatlas.ingest.fleet_state import ModelState
+from kvatlas.ingest.fleet_stores import ModelState
 from kvatlas.ingest.intake import Intake
 from kvatlas.ingest.worker_state import GroupState, StoreState, WorkerState
 
@@ -56,11 +55,10 @@ class _Beside(msgspec.Struct, frozen=True):
 class Checkpoints:
     """Saves and loads the workers and stores of one atlas. One call at a time."""
 
-    def __init__(self, intake: Intake, index: ShardedIndex, restored: Feed) -> None:
+    def __init__(self, intake: Intake, restored: Feed) -> None:
         """`restored`: speaks for the workers loaded, until somebody else does."""
         self._intake = intake
         self._fleet = intake.fleet
-        self._index = index
         self._restored = restored
 
     # Saving.

@@ -10,51 +10,49 @@ from kvatlas.index.errors import CheckpointError, InputError
 from kvatlas.index.groups import Group, GroupKind
 from kvatlas.index.keys import Algorithm, keyspace
 from kvatlas.index.scores import Worker
-from kvatlas.index.shards import ShardedIndex
 from kvatlas.ingest._native import Decoder, Mirror
 from kvatlas.ingest.config import AtlasConfig, PodConfig
 from kvatlas.ingest.feed import Feed
+from kvatlas.ingest.fleet_stores import DISK, STORAGE, FleetStores, ModelState
+from kvatlas.ingest.numbering import Numbers
+from kvatlas.ingest.outlet import Outlet
 from kvatlas.ingest.stream.truth import Truth
-from kvatlas.ingest.worker_state import GroupState, StoreState, WorkerSetup, WorkerState
+from kvatlas.ingest.worker_state import GroupState, WorkerSetup, WorkerState
 
-DISK, STORAGE = 4, 8
-_LANES_MAX = 65535
 _BLOCK_SIZE_MAX = 4096
-
-
-class ModelState:
-    """One model: its keyspace, its workers, its stores."""
-
-    def __init__(self, name: str, block_size: int | None, lora_names: dict[int, str]) -> None:
-        self.name = name
-        self.block_size_configured = block_size
-        self.block_size = 0
-        self.keyspace: Keyspace | None = None
-        self.lora_names = lora_names
-        self.workers: dict[Worker, WorkerState] = {}
-        self.stores: dict[str, StoreState] = {}
 
 
 class FleetState:
     """Models, workers and lanes. Changed by one writer at a time; `names` and `truths` are read any time."""
 
-    def __init__(self, config: AtlasConfig, hash_seed: str, index: ShardedIndex) -> None:
+    def __init__(self, config: AtlasConfig, hash_seed: str, outlet: Outlet, numbers: Numbers) -> None:
         self._config = config
         self._hash_seed = hash_seed
-        self._index = index
+        self._outlet = outlet
+        self._numbers = numbers
         self._setup: WorkerSetup | None = None
+        self.pods = dict(config.pods)
+        """What is known of pods beforehand."""
         self.models: dict[str, ModelState] = {}
         self.names: dict[int, Worker] = {}
-        """Workers by number; numbers are never used again."""
+        """Workers by number."""
         self.truths: dict[int, Truth] = {}
         """The same workers' truths."""
-        self.lane_names: dict[int, tuple[str, int, int] | str] = {}
+        self._stores = FleetStores(self.models, outlet, numbers, config.store_blocks_max)
+        self.lane_names = self._stores.lane_names
         self.retired: Counter[str] = Counter()
         """Counts of the mirrors that are gone."""
         self.block_size_changes = 0
-        self._next_worker = 0
-        self._next_lane = 0
-        self._free_lanes: list[int] = []
+        self.version = 0
+        """Rises when workers, what they consist of, their doubts or block sizes change."""
+        self.refused: set[WorkerState] = set()
+        """Workers that were refused a lane."""
+        self._workers_end = 0
+
+    def note_change(self) -> None:
+        self.version += 1
+        if self._outlet.changed is not None:
+            self._outlet.changed.set()
 
     def begin(self, setup: WorkerSetup) -> None:
         """What workers will be made with."""
@@ -75,18 +73,38 @@ class FleetState:
         if len(self.names) >= most:
             raise InputError(f"workers: expected at most {most}, got {pod!r} rank {rank} beyond")
         state = self._model(model)
-        config = self._config.pods.get(pod) or PodConfig()
-        worker = WorkerState(pod, rank, model, self._next_worker, config, feed, self._setup)
+        config = self.pods.get(pod) or PodConfig()
+        stores = self._stores.of_config(state, config)
+        number = self._numbers.worker()
+        worker = WorkerState(pod, rank, model, number, config, feed, self._setup)
         worker.learns_block_size = state.block_size_configured is None
-        for name in config.stores:
-            worker.stores[name] = self._store(state, name)
-        self._next_worker += 1
+        worker.stores = stores
+        self._workers_end = max(self._workers_end, number + 1)
         state.workers[pod, rank] = worker
         self.names[worker.number] = (pod, rank)
         self.truths[worker.number] = worker.truth
+        self.note_change()
         if state.keyspace is not None:
             self._give_mirror(worker, state, state.keyspace)
         return worker
+
+    def configure(self, worker: WorkerState) -> None:
+        """Bring a worker up to what is known of its pod; without lanes for that it stays as it is."""
+        config, model = self.pods.get(worker.pod) or PodConfig(), self.models[worker.model]
+        if config == worker.config:
+            return
+        try:
+            named = self._stores.of_config(model, config)
+        except InputError:
+            self.refused.add(worker)
+            return
+        former = worker.config.stores
+        worker.stores = {name: s for name, s in worker.stores.items() if name not in former} | named
+        worker.config = worker.claims.config = config
+        if worker.mirror is not None:
+            self._tell(worker)
+        worker.observe()
+        self.note_change()
 
     def _model(self, name: str) -> ModelState:
         state = self.models.get(name)
@@ -106,30 +124,42 @@ class FleetState:
 
         The batch that the speaker announces it in is applied afterwards.
         """
-        size, state = dense_block_size, self.models[speaker.model]
-        if size == 0 or size > _BLOCK_SIZE_MAX or (state.block_size and size >= state.block_size):
+        state = self.models[speaker.model]
+        if 0 < dense_block_size <= _BLOCK_SIZE_MAX:
+            self._lower_block_size(state, dense_block_size, speaker)
+
+    def tell_block_size(self, model: str, size: int) -> None:
+        """Somebody else has heard this block size. Raises InputError when it is none."""
+        if not 1 <= size <= _BLOCK_SIZE_MAX:
+            raise InputError(f"block size of {model!r}: expected 1 to {_BLOCK_SIZE_MAX}, got {size}")
+        state = self._model(model)
+        if state.block_size_configured is None:
+            self._lower_block_size(state, size, None)
+
+    def _lower_block_size(self, state: ModelState, size: int, speaker: WorkerState | None) -> None:
+        if state.block_size and size >= state.block_size:
             return
         space = self._set_block_size(state, size)
         for worker in state.workers.values():
             if worker.mirror is None:
                 self._give_mirror(worker, state, space)
                 continue
-            is_first = worker is speaker and worker.batches == 1
+            is_first = worker is speaker and worker.batches == 1 and worker.mirror.sizes()["nodes"] == 0
             self.block_size_changes += not is_first
             worker.empty(space, is_first=is_first)
-        for store in state.stores.values():
-            store.native.clear()
-            self._index.clear_lane(store.lane)
+        self._stores.clear(state)
 
     def _set_block_size(self, state: ModelState, size: int) -> Keyspace:
         space = state.keyspace = keyspace(state.name, size, self._config.algorithm, self._hash_seed)
         state.block_size = size
+        self.note_change()
         return space
 
     def _give_mirror(self, worker: WorkerState, state: ModelState, space: Keyspace) -> None:
         config = self._config
-        mirror = Mirror(space, config.shards, config.ghosts_max, config.orphans_max, config.orphan_bytes_max)
-        mirror.set_tables(self._index.tables)
+        shards = self._outlet.n_shards
+        mirror = Mirror(space, shards, config.ghosts_max, config.orphans_max, config.orphan_bytes_max)
+        self._outlet.join(mirror)
         mirror.set_lora_names({number: name for number, name in state.lora_names.items() if number >= 0})
         worker.keyspace = space
         worker.mirror = mirror
@@ -142,6 +172,13 @@ class FleetState:
 
         Raises InputError when no lane is left.
         """
+        try:
+            self._prepare(worker, batch)
+        except InputError:
+            self.refused.add(worker)
+            raise
+
+    def _prepare(self, worker: WorkerState, batch: Decoder) -> None:
         state = self.models[worker.model]
         for number in range(64):
             if batch.group_mask >> number & 1:
@@ -154,16 +191,16 @@ class FleetState:
                 block_size_tokens=size or group.block_size_tokens,
             )
         for tier in (DISK, STORAGE):
-            if batch.store_tiers & tier:
-                name = self._store_name(worker, tier)
-                worker.stores[name] = self._store(state, name)
+            name = self._stores.of_tier(worker, tier)
+            if batch.store_tiers & tier and name is not None:
+                worker.stores[name] = self._stores.store(state, name)
         self._tell(worker)
 
     def _see_group(self, worker: WorkerState, number: int) -> GroupState:
         """The worker's group of this number; one from before a restart is as new but for its lane."""
         group = worker.groups.get(number)
         if group is None:
-            group = GroupState(self._lane((worker.pod, worker.rank, number)))
+            group = GroupState(self._stores.lane((worker.pod, worker.rank, number)))
         elif worker.unseen_groups >> number & 1:
             group = GroupState(group.lane)
         worker.unseen_groups &= ~(1 << number)
@@ -171,7 +208,7 @@ class FleetState:
         return group
 
     def _tell(self, worker: WorkerState) -> None:
-        """Tell mirror and roster what the worker consists of now."""
+        """Tell mirror and outlet what the worker consists of now."""
         assert worker.mirror is not None
         chunk_tokens = self._config.attention_chunk_tokens(worker.model)
         groups = []
@@ -182,63 +219,19 @@ class FleetState:
             if not worker.unseen_groups >> number & 1:
                 groups.append(group)
         stores = self.models[worker.model].stores
-        disk = stores.get(self._store_name(worker, DISK))
-        storage = stores.get(self._store_name(worker, STORAGE))
+        disk, storage = (stores.get(self._stores.of_tier(worker, tier) or "") for tier in (DISK, STORAGE))
         worker.mirror.set_stores(
             disk.native if disk is not None else None,
             storage.native if storage is not None else None,
             [worker.stores[name].native for name in sorted(worker.stores)],
+            self._stores.of_tier(worker, STORAGE) is not None,
         )
         worker.judge_block_sizes()
-        store_lanes = [store.lane for store in worker.stores.values()]
-        self._index.roster.set(
-            worker.number,
-            groups,
-            store_lanes if groups else [],
-            chunk_blocks=worker.config.offload_chunk_blocks,
-            recomputes_last_block=worker.config.recomputes_last_block,
-            drops_matched_block=worker.config.drops_matched_block,
-        )
-
-    def _store_name(self, worker: WorkerState, tier: int) -> str:
-        if tier == DISK:
-            return f"{worker.model}/disk@{worker.pod}"
-        configured = self._config.pods.get(worker.pod)
-        return configured.stores[0] if configured and configured.stores else f"{worker.model}/storage"
-
-    def _store(self, state: ModelState, name: str) -> StoreState:
-        if name not in state.stores:
-            state.stores[name] = StoreState(name, self._lane(name), self._config.store_blocks_max)
-        return state.stores[name]
-
-    def _lane(self, name: tuple[str, int, int] | str) -> int:
-        if self._free_lanes:
-            lane = self._free_lanes.pop()
-        elif self._next_lane < _LANES_MAX:
-            lane = self._next_lane
-            self._next_lane += 1
-        elif self._drop_unused_store():
-            lane = self._free_lanes.pop()
-        else:
-            raise InputError(f"lanes: expected at most {_LANES_MAX}, got one for {name!r} beyond")
-        self.lane_names[lane] = name
-        return lane
-
-    def _drop_unused_store(self) -> bool:
-        """Where lanes run out: forget the oldest store that no worker is attached to."""
-        for state in self.models.values():
-            attached = {name for worker in state.workers.values() for name in worker.stores}
-            for name in [name for name in state.stores if name not in attached]:
-                dropped = state.stores.pop(name)
-                dropped.native.clear()  # mirrors may still name it for removals; its lane is another's soon
-                self._give_back(dropped.lane)
-                return True
-        return False
-
-    def _give_back(self, lane: int) -> None:
-        self._index.clear_lane(lane)
-        self.lane_names.pop(lane, None)
-        self._free_lanes.append(lane)
+        told = groups, [store.lane for store in worker.stores.values()], worker.config
+        if worker.told != told:
+            worker.told = told
+            self._outlet.tell(worker.number, *told)
+            self.note_change()
 
     def remove_pod(self, pod: str) -> None:
         for worker in [worker for worker in self.workers() if worker.pod == pod]:
@@ -251,11 +244,14 @@ class FleetState:
         worker.feed.workers.pop(worker.number, None)
         if worker.mirror is not None:
             self.retired.update(worker.mirror.counts())
-        self._index.roster.set(worker.number, [], [])
+        self.refused.discard(worker)
+        self._outlet.tell(worker.number, [], [], worker.config)
         self.names.pop(worker.number, None)
         self.truths.pop(worker.number, None)
         for group in worker.groups.values():
-            self._give_back(group.lane)
+            self._stores.give_back(group.lane)
+        self._numbers.give_back_worker(worker.number)
+        self.note_change()
 
     # From checkpoints.
 
@@ -281,24 +277,27 @@ class FleetState:
         state = self.models[worker.model]
         assert worker.mirror is not None
         for number, group in groups.items():
-            worker.groups[number] = group._replace(lane=self._lane((worker.pod, worker.rank, number)))
+            lane = self._stores.lane((worker.pod, worker.rank, number))
+            worker.groups[number] = group._replace(lane=lane)
         for name in stores:
-            worker.stores[name] = self._store(state, name)
+            if self._stores.is_kept(worker.model, name, self.pods.values()):
+                worker.stores[name] = self._stores.store(state, name)
         self._tell(worker)
         worker.mirror.restore(parts)
-        self._index.apply(worker.mirror.content(self._config.shards))
+        self._outlet.apply(worker.mirror.content(self._outlet.n_shards))
 
     def load_store(self, model: str, name: str, parts: list[bytes]) -> None:
         """Fill an empty store as it was. Raises CheckpointError when `parts` are not of a store."""
+        if not self._stores.is_kept(model, name, self.pods.values()):
+            raise CheckpointError(f"store {name!r}: expected one that pods name, got one that nobody names")
         state = self._model(model)
-        store = self._store(state, name)
+        store = self._stores.store(state, name)
         store.native.load(b"".join(parts), state.block_size)
-        tier = DISK if name.startswith(f"{model}/disk@") else STORAGE
-        self._index.apply(store.native.content(self._config.shards, tier))
+        self._outlet.apply(store.native.content(self._outlet.n_shards, state.tier_of(name)))
 
     def allowed(self, model: ModelState, pods: Iterable[str] | None) -> bytearray:
         """One byte a worker number: 1 for the model's workers, of these pods where given."""
-        mask = bytearray(self._next_worker)
+        mask = bytearray(self._workers_end)
         wanted = None if pods is None else {pods} if isinstance(pods, str) else set(pods)
         for worker in list(model.workers.values()):
             if (wanted is None or worker.pod in wanted) and worker.number < len(mask):
@@ -315,8 +314,7 @@ class FleetState:
                 for group, blocks in worker.mirror.residency().items():
                     lanes[worker.pod, worker.rank, group] = blocks
         for name, store in state.stores.items():
-            tier = DISK if name.startswith(f"{model}/disk@") else STORAGE
-            lanes[name] = dict.fromkeys(store.native.keys(), tier)
+            lanes[name] = dict.fromkeys(store.native.keys(), state.tier_of(name))
         return lanes
 
 

@@ -19,21 +19,29 @@ from kvatlas.ingest.worker_state import WorkerState
 class Intake:
     """What all feeds of an atlas write through. All but `counts` is used under `lock`."""
 
-    def __init__(self, config: AtlasConfig, fleet: FleetState, clock_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: AtlasConfig,
+        fleet: FleetState,
+        clock_s: Callable[[], float],
+        changed: threading.Event | None = None,
+    ) -> None:
+        """`changed` is set after every batch."""
         self.lock = threading.RLock()
         self.decoder = Decoder()
         self.counts: Counter[str] = Counter()
         self.clock_s = clock_s
         self.limits = config.stream
-        self._config = config
         self.fleet = fleet
+        self._config = config
+        self._changed = changed
 
     def name(self, topic: bytes, names: FeedNames) -> tuple[str, str]:
         """Pod and model of a topic: its own words, else its feed's names, else the configuration's."""
         config = self._config
         named = parse_topic(topic)
         pod = named.pod or names.pod or config.default_pod
-        configured = config.pods.get(pod) if pod is not None else None
+        configured = self.fleet.pods.get(pod) if pod is not None else None
         model = named.model or names.model or (configured and configured.model) or config.default_model
         if pod is None or model is None:
             missing = "pod" if pod is None else "model"
@@ -90,6 +98,8 @@ class Intake:
         if not decoder.clean:
             self._count_unread(worker)
         worker.observe_changes()
+        if self._changed is not None:
+            self._changed.set()
 
     def _leave_out(self, worker: WorkerState) -> None:
         """Nothing can be placed before the model's block size is known."""

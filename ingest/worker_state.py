@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvatlas.index._native import Keyspace
-from kvatlas.index.shards import ShardedIndex
+from kvatlas.index.groups import Group
 from kvatlas.ingest._native import Mirror, Store
 from kvatlas.ingest.config import PodConfig
+from kvatlas.ingest.outlet import Outlet
 from kvatlas.ingest.stream.agreement import Agreement, AgreementLimits
 from kvatlas.ingest.stream.claims import ClaimsWatch
 from kvatlas.ingest.stream.lag import Lag
@@ -46,7 +47,7 @@ class GroupState(NamedTuple):
 class WorkerSetup:
     """What a worker is made with."""
 
-    index: ShardedIndex
+    outlet: Outlet
     apply: Callable[[WorkerState, bytes], float | None]
     """Decodes and applies a payload; returns its time. Raises InputError when it cannot."""
     clock_s: Callable[[], float]
@@ -54,6 +55,8 @@ class WorkerSetup:
     agreement: AgreementLimits
     changed: Callable[[State, State], None]
     """Told of every change of a worker's state."""
+    noted: Callable[[], None]
+    """Called when a doubt of a worker comes or goes."""
 
 
 class WorkerState:
@@ -80,13 +83,15 @@ class WorkerState:
         self.unseen_groups = 0
         """Bits of those that the engine has not named since it restarted: it may have others now."""
         self.stores: dict[str, StoreState] = {}
+        self.told: tuple[list[Group], list[int], PodConfig] = ([], [], config)
+        """Groups, lanes of stores and settings that the outlet was told of last."""
         self.removed = False
         self.batches = 0
         """Applied."""
         self.last_event_ts: float | None = None
         self.lag = Lag()
         self.agreement = Agreement(setup.agreement)
-        self.truth = Truth(f"{pod} rank {rank} of {model}", setup.clock_s(), setup.changed)
+        self.truth = Truth(f"{pod} rank {rank} of {model}", setup.clock_s(), setup.changed, setup.noted)
         self.claims = ClaimsWatch(self.truth, config)
         self._setup = setup
         self._claims_seen = 0
@@ -122,12 +127,13 @@ class WorkerState:
         self._empty()
         if not is_first:
             self.stream.forgotten(self._setup.clock_s())
+        if not is_first or self.truth.stands("missed"):
             self.lost()
 
     def _empty(self) -> None:
         if self.mirror is not None and self.keyspace is not None:
             self.mirror.restart(self.keyspace)
-            self._setup.index.apply(self.mirror.take())
+            self._setup.outlet.apply(self.mirror.take())
         self.observe()
 
     def observe_changes(self) -> None:

@@ -28,15 +28,18 @@ void Mirror::set_lane(uint16_t group, uint32_t lane, bool full_attention) {
 
 bool Mirror::knows(const Batch& batch) {
   std::lock_guard turn(mutex_);
-  const uint32_t stores = (disk_ ? 4u : 0u) | (storage_ ? 8u : 0u);
-  return (batch.group_mask & ~groups_) == 0 && (batch.removed_tiers & ~stores) == 0 && (batch.store_tiers & ~attached_tiers_) == 0 &&
+  const uint32_t left_out = storage_left_out_ ? 8u : 0u;
+  const uint32_t stores = (disk_ ? 4u : 0u) | (storage_ ? 8u : 0u) | left_out;
+  return (batch.group_mask & ~groups_) == 0 && (batch.removed_tiers & ~stores) == 0 && (batch.store_tiers & ~(attached_tiers_ | left_out)) == 0 &&
          (batch.full_groups & ~full_groups_) == 0 && (batch.other_groups & full_groups_) == 0;
 }
 
-void Mirror::set_stores(std::shared_ptr<Store> disk, std::shared_ptr<Store> storage, std::vector<std::shared_ptr<Store>> attached) {
+void Mirror::set_stores(std::shared_ptr<Store> disk, std::shared_ptr<Store> storage, std::vector<std::shared_ptr<Store>> attached,
+                        bool storage_is_shared) {
   std::lock_guard turn(mutex_);
   auto is_attached = [&](const std::shared_ptr<Store>& store) { return store && std::find(attached.begin(), attached.end(), store) != attached.end(); };
   attached_tiers_ = (is_attached(disk) ? 4u : 0u) | (is_attached(storage) ? 8u : 0u);
+  storage_left_out_ = !storage && !storage_is_shared;
   disk_ = std::move(disk);
   storage_ = std::move(storage);
   attached_ = std::move(attached);
@@ -74,7 +77,7 @@ void Mirror::stored(const Batch& batch, const Event& event) {
   if (event.tier == Tier::disk || event.tier == Tier::storage) {
     const auto& store = event.tier == Tier::disk ? disk_ : storage_;
     if (store) return stored_in_store(batch, event, *store);
-    tally(Count::no_lane, event.hashes.count);
+    tally(event.tier == Tier::storage && storage_left_out_ ? Count::store_not_shared : Count::no_lane, event.hashes.count);
     return lose(event.tier, event.hashes.count);
   }
   if ((groups_ >> event.group & 1) == 0) {
@@ -249,6 +252,10 @@ void Mirror::removed(const Batch& batch, const Event& event) {
   if (event.tier == Tier::cpu) offloaded_ += event.hashes.count;
   for (uint32_t i = 0; i < event.hashes.count; ++i) {
     const uint64_t engine_key = batch.hashes[event.hashes.begin + i];
+    if (event.tier == Tier::storage && storage_left_out_) {
+      tally(Count::store_not_shared);
+      continue;
+    }
     if (in_store) {
       removed_from_store(engine_key, (event.tier == Tier::disk ? disk_ : storage_).get());
       continue;

@@ -63,7 +63,7 @@ enum class Count : uint8_t {
   duplicates, reported, unresolved, removed_unknown, removed_not_held, partial_block, lora_unnamed,
   extras_absent, extras_opaque, extras_ambiguous, extras_unsupported, extras_without_offset,
   extras_misaligned, chain_unindexed, unknown_medium, orphaned, orphans_stitched, orphans_dropped,
-  store_parts, copies_saturated, no_lane, block_sizes, nodes_full, store_full, kCounts
+  store_parts, copies_saturated, no_lane, block_sizes, nodes_full, store_full, store_not_shared, kCounts
 };
 const char* count_name(Count count);
 
@@ -80,8 +80,10 @@ class Mirror {
   // Where a group's blocks are resident, and whether it is a full-attention group.
   void set_lane(uint16_t group, uint32_t lane, bool full_attention);
   // Stores the worker is attached to; `disk` and `storage` receive its events of these tiers,
-  // attached or not (a file may be removed by a pod that never wrote one).
-  void set_stores(std::shared_ptr<Store> disk, std::shared_ptr<Store> storage, std::vector<std::shared_ptr<Store>> attached);
+  // attached or not (a file may be removed by a pod that never wrote one). No `storage` and
+  // `storage_is_shared` false: storage events are counted and left out, since others hear its removals.
+  void set_stores(std::shared_ptr<Store> disk, std::shared_ptr<Store> storage, std::vector<std::shared_ptr<Store>> attached,
+                  bool storage_is_shared = true);
   void set_lora_names(std::unordered_map<uint64_t, std::string> names);
 
   // Whether lanes and stores are set for all that the batch names, and its groups' kinds are as set.
@@ -294,6 +296,7 @@ class Mirror {
   std::shared_ptr<Store> disk_, storage_;
   std::vector<std::shared_ptr<Store>> attached_;
   uint32_t attached_tiers_ = 0;  // of disk_ and storage_
+  bool storage_left_out_ = false;
   std::unordered_map<uint64_t, std::string> lora_names_;
 
   NodePool nodes_;

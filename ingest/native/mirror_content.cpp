@@ -9,7 +9,7 @@ const char* count_name(Count count) {
       "duplicates", "reported", "unresolved", "removed_unknown", "removed_not_held", "partial_block", "lora_unnamed",
       "extras_absent", "extras_opaque", "extras_ambiguous", "extras_unsupported", "extras_without_offset",
       "extras_misaligned", "chain_unindexed", "unknown_medium", "orphaned", "orphans_stitched", "orphans_dropped",
-      "store_parts", "copies_saturated", "no_lane", "block_sizes", "nodes_full", "store_full"};
+      "store_parts", "copies_saturated", "no_lane", "block_sizes", "nodes_full", "store_full", "store_not_shared"};
   static_assert(sizeof kNames / sizeof *kNames == static_cast<size_t>(Count::kCounts));
   return kNames[static_cast<size_t>(count)];
 }

@@ -12,6 +12,7 @@
 #include "index/native/table.hpp"
 #include "ingest/native/checksum.hpp"
 #include "ingest/native/decode.hpp"
+#include "ingest/native/delta_log.hpp"
 #include "ingest/native/mirror.hpp"
 
 namespace nb = nanobind;
@@ -128,8 +129,9 @@ nb::tuple decode_events(nb::bytes payload) {
   return nb::make_tuple(ts, rank, events, errors, batch.unknown_events);
 }
 
-// A mirror whose delta records go straight into this process's tables, one a shard.
-class MirrorBeforeTables : public Mirror {
+// A mirror whose delta records go straight to where they belong: into this process's tables, one a
+// shard, or into a log that all mirrors share.
+class DeliveringMirror : public Mirror {
  public:
   using Mirror::Mirror;
 
@@ -137,20 +139,27 @@ class MirrorBeforeTables : public Mirror {
     if (tables.size() != n_shards()) throw Error(ErrorKind::input, "tables: expected " + std::to_string(n_shards()) + ", got " + std::to_string(tables.size()));
     tables_ = std::move(tables);
   }
+  void set_log(std::shared_ptr<DeltaLog> log) {
+    if (n_shards() != 1) throw Error(ErrorKind::input, "set_log: expected a mirror of 1 shard, got " + std::to_string(n_shards()));
+    log_ = std::move(log);
+  }
   // False, and nothing is done, when lanes or stores should be set first (unless `told`).
-  bool apply_to_tables(const Decoder& decoder, bool told) {
+  bool apply_and_deliver(const Decoder& decoder, bool told) {
     nb::gil_scoped_release unlocked;
-    if (tables_.empty()) throw Error(ErrorKind::input, "tables: expected set_tables before apply");
+    if (tables_.empty() && !log_) throw Error(ErrorKind::input, "apply: expected set_tables or set_log before");
     if (!told && !knows(decoder.batch())) return false;
     apply(decoder.batch());
     flush([this](uint32_t shard, const std::vector<uint8_t>& delta) {
-      if (!delta.empty()) tables_[shard]->apply(delta.data(), delta.size());
+      if (delta.empty()) return;
+      if (log_) log_->append(delta.data(), delta.size());
+      else tables_[shard]->apply(delta.data(), delta.size());
     });
     return true;
   }
 
  private:
   std::vector<std::shared_ptr<Table>> tables_;
+  std::shared_ptr<DeltaLog> log_;
 };
 
 nb::list take(Mirror& mirror) {
@@ -160,8 +169,13 @@ nb::list take(Mirror& mirror) {
 }
 
 nb::list content(Mirror& mirror, uint32_t n_shards) {
+  std::vector<std::vector<uint8_t>> deltas;
+  {
+    nb::gil_scoped_release unlocked;
+    deltas = mirror.content(n_shards);
+  }
   nb::list out;
-  for (const auto& delta : mirror.content(n_shards)) out.append(nb::bytes(delta.data(), delta.size()));
+  for (const auto& delta : deltas) out.append(nb::bytes(delta.data(), delta.size()));
   return out;
 }
 
@@ -313,7 +327,8 @@ NB_MODULE(_native, m) {
 
   nb::class_<Mirror>(m, "MirrorBase")
       .def("set_lane", &Mirror::set_lane, nb::arg("group"), nb::arg("lane"), nb::arg("full_attention") = true)
-      .def("set_stores", &Mirror::set_stores, nb::arg("disk").none(), nb::arg("storage").none(), nb::arg("attached"))
+      .def("set_stores", &Mirror::set_stores, nb::arg("disk").none(), nb::arg("storage").none(), nb::arg("attached"),
+           nb::arg("storage_is_shared") = true)
       .def("set_lora_names", &Mirror::set_lora_names, nb::arg("names"))
       .def("gather",
            [](Mirror& mirror, const Decoder& decoder) {
@@ -333,15 +348,33 @@ NB_MODULE(_native, m) {
       .def("restore", &restore, nb::arg("parts"))
       .def_prop_ro("claims_changed", &Mirror::claims_changed);
 
-  nb::class_<MirrorBeforeTables, Mirror>(m, "Mirror")
+  nb::class_<DeltaLog>(m, "DeltaLog")
+      .def(nb::init<uint64_t>(), nb::arg("bytes_max"))
+      .def("append",
+           [](DeltaLog& log, nb::bytes delta) {
+             const auto* bytes = reinterpret_cast<const uint8_t*>(delta.c_str());
+             check_delta(bytes, delta.size());
+             log.append(bytes, delta.size());
+           },
+           nb::arg("delta"))
+      .def("take",
+           [](DeltaLog& log) {
+             const std::vector<uint8_t> piece = log.take();
+             return nb::bytes(piece.data(), piece.size());
+           })
+      .def("__len__", &DeltaLog::bytes)
+      .def_prop_ro("lost", &DeltaLog::lost);
+
+  nb::class_<DeliveringMirror, Mirror>(m, "Mirror")
       .def("__init__",
-           [](MirrorBeforeTables* self, const Keyspace& keyspace, uint32_t n_shards, uint64_t ghosts_max, uint64_t orphans_max, uint64_t orphan_bytes_max) {
-             new (self) MirrorBeforeTables(keyspace, n_shards, MirrorLimits{ghosts_max, orphans_max, orphan_bytes_max});
+           [](DeliveringMirror* self, const Keyspace& keyspace, uint32_t n_shards, uint64_t ghosts_max, uint64_t orphans_max, uint64_t orphan_bytes_max) {
+             new (self) DeliveringMirror(keyspace, n_shards, MirrorLimits{ghosts_max, orphans_max, orphan_bytes_max});
            },
            nb::arg("keyspace"), nb::arg("n_shards") = 1, nb::arg("ghosts_max") = 8192, nb::arg("orphans_max") = 4096,
            nb::arg("orphan_bytes_max") = uint64_t{4} << 20)
-      .def("set_tables", &MirrorBeforeTables::set_tables, nb::arg("tables"))
-      .def("apply", &MirrorBeforeTables::apply_to_tables, nb::arg("batch"), nb::arg("told") = false);
+      .def("set_tables", &DeliveringMirror::set_tables, nb::arg("tables"))
+      .def("set_log", &DeliveringMirror::set_log, nb::arg("log"))
+      .def("apply", &DeliveringMirror::apply_and_deliver, nb::arg("batch"), nb::arg("told") = false);
 
   m.def("checksum", [](nb::bytes payload) { return checksum(reinterpret_cast<const uint8_t*>(payload.c_str()), payload.size()); }, nb::arg("payload"));
   m.def("decode_events", &decode_events, nb::arg("payload"));

@@ -24,13 +24,14 @@ class ClaimsWatch:
 
     def __init__(self, truth: Truth, config: PodConfig) -> None:
         self._truth = truth
-        self._config = config
+        self.config = config
+        """What is known of the pod; may be replaced."""
         self._clears = 0
 
     @property
     def waits_for_turnover(self) -> bool:
         """Whether the number of copies known may settle a doubt."""
-        return self._config.gpu_blocks is not None and self._truth.stands("missed")
+        return self.config.gpu_blocks is not None and self._truth.stands("missed")
 
     def observe(self, claims: Mapping[str, int], now_s: float) -> None:
         """`claims` as `Mirror.claims` has them."""
@@ -38,15 +39,15 @@ class ClaimsWatch:
         settled = {doubt for doubt in _DOUBT_OF_CLAIM.values() if doubt not in doubts}
         if self._truth.stands("missed") and self._knows_the_device(claims):
             settled.add("missed")
-            if self._config.offloads is not False:
+            if self.config.offloads is not False:
                 doubts["missed_offloaded"] = ""
         self._clears = claims["clears"]
         if claims["stale"] == 0:
             settled |= {"lost", "unread", "reported"}
         elif not (self._truth.stands("lost") or self._truth.stands("unread")):
             doubts["reported"] = f"{claims['stale']}"
-        self._truth.lacks_extras = claims["extras_absent"] > 0
-        if self._truth.lacks_extras and not self._config.trust_absent_extras:
+        self._truth.lack_extras(claims["extras_absent"] > 0)
+        if self._truth.lacks_extras and not self.config.trust_absent_extras:
             doubts["unsalted"] = ""
         else:
             settled.add("unsalted")
@@ -54,7 +55,7 @@ class ClaimsWatch:
 
     def _knows_the_device(self, claims: Mapping[str, int]) -> bool:
         """Whether all that the engine holds on gpu has been announced since something was missed."""
-        gpu_blocks = self._config.gpu_blocks
+        gpu_blocks = self.config.gpu_blocks
         if gpu_blocks is not None and claims["gpu_copies"] >= gpu_blocks and claims["stale"] == 0:
             return True
         return claims["clears"] != self._clears

@@ -156,11 +156,16 @@ class TruthReport(msgspec.Struct, frozen=True, kw_only=True):
 class Truth:
     """The doubts that stand for one worker. At first nothing has been heard of it.
 
-    `changed(old, new)` is called on every change of the state.
+    `changed(old, new)` is called on every change of the state, `noted()` when a kind of doubt comes or
+    goes.
     """
 
     def __init__(
-        self, name: str, now_s: float, changed: Callable[[State, State], None] | None = None
+        self,
+        name: str,
+        now_s: float,
+        changed: Callable[[State, State], None] | None = None,
+        noted: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.state: State = "BLIND"
@@ -169,6 +174,7 @@ class Truth:
         self.transitions = 0
         """Changes of state ever."""
         self._changed = changed
+        self._noted = noted
         self._standing: dict[str, tuple[float, str]] = {"never_heard": (now_s, "")}
 
     def doubt(self, name: str, now_s: float, detail: str = "") -> None:
@@ -183,12 +189,24 @@ class Truth:
         self, now_s: float, *, doubts: Mapping[str, str] | None = None, settled: Iterable[str] = ()
     ) -> None:
         """Raise doubts, with their details, and settle others, as one change."""
+        differs = False
         for name, detail in (doubts or {}).items():
             standing = self._standing.get(name)
+            differs |= standing is None
             self._standing[name] = (now_s if standing is None else standing[0], detail)
         for name in settled:
-            self._standing.pop(name, None)
-        self._judge()
+            differs |= self._standing.pop(name, None) is not None
+        if differs:
+            self._judge()
+            if self._noted is not None:
+                self._noted()
+
+    def lack_extras(self, lacks: bool) -> None:
+        """Whether some of its events do not say what is salted or multimodal."""
+        if lacks != self.lacks_extras:
+            self.lacks_extras = lacks
+            if self._noted is not None:
+                self._noted()
 
     def stands(self, name: str) -> bool:
         return name in self._standing
