@@ -98,10 +98,14 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     """Rises with every change, also over restarts of the directory."""
     cluster: str
+    cluster_id: str = ""
+    """Of one start of a cluster of this name; another one has other secrets."""
     serving: Layout
     """The committed layout: readers use this one."""
     building: Layout | None = None
     """The next layout, while it is being filled: subscribers feed both."""
+    leaving: tuple[Layout, ...] = ()
+    """Served until a moment ago: subscribers feed them until readers have moved on."""
     sessions: tuple[int, ...] = ()
     """All whose parts count now; a reader drops the others."""
     parts: tuple[PartView, ...] = ()
@@ -113,6 +117,8 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
 class ReaderSecrets(msgspec.Struct, frozen=True, kw_only=True):
     """What a reader needs besides the view. Handed out over Ray, which authenticates."""
 
+    cluster_id: str = ""
+    """As in the views that they are for."""
     hash_seed: str
     algorithm: str
     tier_weights: dict[str, float]
@@ -135,12 +141,13 @@ class ShardOrders(msgspec.Struct, frozen=True, kw_only=True):
     """What the directory answers a shard."""
 
     incarnation: int = 0
+    """Its own. Another, or 0: it is superseded by another process of its name, and leaves at once."""
     goes: bool = False
-    """It is of no layout any more, or superseded: it should end."""
+    """Its slot is not wanted any more: the actor should end for good."""
     retired: tuple[int, ...] = ()
     """Sessions that are over: their lanes are emptied, their messages refused."""
     sessions: tuple[int, ...] = ()
-    """The live ones; it is whole when all of them have loaded their content."""
+    """Those of the view: it is whole when all of them have loaded their content."""
     keys: LinkKeys | None = None
 
 
@@ -178,8 +185,9 @@ class SubscriberOrders(msgspec.Struct, frozen=True, kw_only=True):
     """What the directory answers a subscriber, each time it reports."""
 
     session: int = 0
+    """Its own. Another, or 0: it is superseded by another process of its name, and leaves at once."""
     goes: bool = False
-    """Superseded or not wanted any more: it should end."""
+    """Its name is not wanted any more: the actor should end for good."""
     version: int = 0
     pods: tuple[PodOrders, ...] = ()
     """All that it is to follow."""
@@ -188,6 +196,8 @@ class SubscriberOrders(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[Lease, ...] = ()
     block_sizes: dict[str, int] = {}
     """By model, tokens: smaller than it thinks where another subscriber has heard a smaller one."""
+    wants_part: bool = False
+    """The directory does not know its part: it comes with the next report, changed or not."""
     hash_seed: str = ""
     keys: LinkKeys | None = None
 

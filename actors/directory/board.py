@@ -1,0 +1,78 @@
+"""What readers are shown: layouts with who is whole, and the parts that count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from kvatlas.actors.directory.layouts import Generation, Layouts, Slot
+from kvatlas.actors.directory.sessions import Session, Sessions
+from kvatlas.actors.orders import ClusterView, Layout, PartView, Replica
+
+
+class Board:
+    """Puts sessions and layouts together: who has loaded what, and the view of it. One thread at a time."""
+
+    def __init__(self, cluster: str, cluster_id: str, sessions: Sessions, layouts: Layouts) -> None:
+        self._cluster = cluster
+        self._cluster_id = cluster_id
+        self._sessions = sessions
+        self._layouts = layouts
+
+    def view(self, version: int, since: int, orders: Mapping[str, int]) -> ClusterView:
+        """With the parts that have changed since a version; with all where that one is not ours."""
+        since = 0 if since > version else since
+        building = self._layouts.building
+        return ClusterView(
+            version=version,
+            cluster=self._cluster,
+            cluster_id=self._cluster_id,
+            serving=self.layout(self._layouts.serving),
+            building=None if building is None else self.layout(building),
+            leaving=tuple(map(self.layout, self._layouts.leaving)),
+            sessions=self._sessions.numbers,
+            parts=tuple(
+                PartView(session=one.number, subscriber=one.subscriber, lost=one.lost, part=one.part)
+                for one in self._sessions.used.values()
+                if one.part is not None and one.part_version > since
+            ),
+            orders=dict(orders),
+        )
+
+    def shown(self) -> tuple[object, ...]:
+        """What of a view is not a part: differs when readers must be told."""
+        layouts = tuple(map(self.layout, self._layouts.all))
+        return (*layouts, self._layouts.building is None, self._sessions.numbers)
+
+    def layout(self, generation: Generation) -> Layout:
+        replicas = sorted(generation.replicas, key=lambda one: (one.shard, one.replica))
+        return Layout(
+            number=generation.number,
+            n_shards=generation.shape.n_shards,
+            replicas=tuple(
+                msgspec.structs.replace(replica, whole=self.is_whole(generation, replica))
+                for replica in replicas
+            ),
+        )
+
+    def is_whole(self, generation: Generation, replica: Replica) -> bool:
+        """Whether it has the content of every session that readers use."""
+        return all(self._holds(generation, replica, session) for session in self._sessions.used.values())
+
+    def is_filled(self, generation: Generation) -> bool:
+        """Whether all its replicas are whole."""
+        return all(self.is_whole(generation, replica) for replica in generation.replicas)
+
+    def has_loaded(self, session: Session) -> bool:
+        """Whether the session's content lies in all replicas that readers use."""
+        serving = self._layouts.serving
+        return all(self._holds(serving, replica, session) for replica in serving.replicas)
+
+    def _holds(self, generation: Generation, replica: Replica, session: Session) -> bool:
+        """As either of the two says: their reports do not come at the same time."""
+        if replica.incarnation in session.loaded:
+            return True
+        slot = Slot(generation.number, replica.shard, replica.replica)
+        report = generation.holders[slot].report
+        return report is not None and session.number in report.loaded

@@ -1,0 +1,131 @@
+"""Ray as the place where actors are made and ended, and where the directory keeps what outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.experimental import internal_kv
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from kvatlas.actors.directory.settings import ActorResources, DirectorySettings
+from kvatlas.actors.directory.supervision import ActorSpec
+from kvatlas.actors.orders import NAMESPACE
+from kvatlas.actors.shard.actor import ShardActor
+from kvatlas.actors.subscriber.actor import SubscriberActor
+
+_CONTROL_THREADS = 4
+
+_log = logging.getLogger(__name__)
+
+
+class RayYard:
+    """Actors of one cluster, detached: they outlive the directory's process, and end by their orders.
+
+    A Yard for Supervision.
+    """
+
+    def __init__(self, settings: DirectorySettings) -> None:
+        self._settings = settings
+
+    def begin(self, spec: ActorSpec) -> None:
+        from kvatlas.actors.scorer.actor import ScorerActor
+
+        kinds: dict[str, tuple[Any, ActorResources, bytes, int]] = {
+            "shard": (ShardActor, self._settings.shard_resources, self._settings.shard, _CONTROL_THREADS),
+            "subscriber": (
+                SubscriberActor,
+                self._settings.subscriber_resources,
+                self._settings.subscriber,
+                _CONTROL_THREADS,
+            ),
+            "scorer": (
+                ScorerActor,
+                self._settings.scorer_resources,
+                self._settings.scorer,
+                self._settings.scorer_threads,
+            ),
+        }
+        actor, resources, settings, threads = kinds[spec.kind]
+        options = {
+            "name": spec.name,
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "max_restarts": -1,
+            "max_concurrency": threads,
+            "get_if_exists": True,
+            "scheduling_strategy": self._strategy(spec),
+            **resource_options(resources),
+        }
+        with _logged("begin", spec.name):
+            actor.options(**options).remote(self._settings.cluster, *spec.args, settings)
+
+    def restart(self, name: str) -> None:
+        self._kill(name, no_restart=False)
+
+    def end(self, name: str) -> None:
+        self._kill(name, no_restart=True)
+
+    def _kill(self, name: str, *, no_restart: bool) -> None:
+        # ValueError: nobody has this name.
+        with _logged("end", name), contextlib.suppress(ValueError):
+            ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=no_restart)
+
+    def _strategy(self, spec: ActorSpec) -> Any:
+        if spec.node:
+            return NodeAffinitySchedulingStrategy(spec.node, soft=not spec.is_bound)
+        placement = {
+            "shard": self._settings.shard_placement,
+            "subscriber": "spread",
+            "scorer": self._settings.scorer_placement,
+        }[spec.kind]
+        return "SPREAD" if placement == "spread" else "DEFAULT"
+
+
+class RayKeeper:
+    """Values in Ray's own table, which lives as long as the Ray cluster. A Keeper."""
+
+    def __init__(self, cluster: str) -> None:
+        self._prefix = f"{NAMESPACE}/{cluster}/"
+
+    def get(self, key: str) -> bytes | None:
+        value: bytes | None = internal_kv._internal_kv_get(self._key(key), namespace=NAMESPACE.encode())
+        return value
+
+    def put(self, key: str, value: bytes) -> None:
+        internal_kv._internal_kv_put(self._key(key), value, overwrite=True, namespace=NAMESPACE.encode())
+
+    def clear(self) -> None:
+        for key in internal_kv._internal_kv_list(self._prefix.encode(), namespace=NAMESPACE.encode()):
+            internal_kv._internal_kv_del(key, namespace=NAMESPACE.encode())
+
+    def _key(self, key: str) -> bytes:
+        return (self._prefix + key).encode()
+
+
+def resource_options(resources: ActorResources) -> dict[str, Any]:
+    """As Ray's `options` wants them."""
+    options: dict[str, Any] = {"num_cpus": resources.cpus}
+    if resources.memory_bytes:
+        options["memory"] = int(resources.memory_bytes)
+    if resources.custom:
+        options["resources"] = resources.custom
+    return options
+
+
+def nodes_alive() -> dict[str, str]:
+    """Addresses of the nodes of the Ray cluster, by their ids."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+
+
+@contextlib.contextmanager
+def _logged(what: str, name: str) -> Any:
+    """What fails now is tried again by supervision."""
+    try:
+        yield
+    except RayError as error:
+        _log.warning("could not %s actor %s: %s", what, name, error)

@@ -1,0 +1,414 @@
+"""The directory of a cluster, without Ray: who holds what, what counts, and what should be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from kvatlas.actors.directory.assignments import Assignments
+from kvatlas.actors.directory.board import Board
+from kvatlas.actors.directory.keeping import Counters, Keeper
+from kvatlas.actors.directory.layouts import Generation, Holder, Layouts, Shape, Slot
+from kvatlas.actors.directory.leases import Leases
+from kvatlas.actors.directory.placement import nodes_for, slots_of
+from kvatlas.actors.directory.remembering import KeptState, Lent, Memory
+from kvatlas.actors.directory.sessions import Session, Sessions
+from kvatlas.actors.directory.settings import DirectorySettings
+from kvatlas.actors.orders import (
+    ClusterView,
+    PodOrders,
+    ReaderSecrets,
+    ShardAsks,
+    ShardOrders,
+    ShardReport,
+    SubscriberAsks,
+    SubscriberOrders,
+    SubscriberReport,
+)
+from kvatlas.index.errors import InputError
+from kvatlas.ingest.discovery.pods import DiscoveredPod, decode_pod, encode_pod
+
+_NUMBERS = 65_534
+_LEASE_MAX = 8192
+_SHARDS_MAX = 1024
+_REPLICAS_MAX = 8
+_STALL_S = 1.0
+_VERSIONS_KEPT = 4096
+"""Views change often: so many versions are issued for each that is kept."""
+
+
+class DirectoryService:
+    """What all actors of one cluster are told, and what readers see.
+
+    Actors enlist when their process begins, and report each second; what they are answered are their
+    orders. What must outlive this process is kept before anybody is told of it. `tick` does what time
+    does. One thread at a time; nothing here waits, but for the keeper.
+    """
+
+    def __init__(
+        self,
+        settings: DirectorySettings,
+        keeper: Keeper,
+        nodes: Mapping[str, str],
+        clock_s: Callable[[], float],
+    ) -> None:
+        """`nodes`: addresses by Ray's ids. A directory that was lost goes on from what `keeper` has."""
+        self.settings = settings
+        self.nodes = dict(nodes)
+        self.counts: Counter[str] = Counter()
+        self.pods: dict[str, DiscoveredPod] = {}
+        self._clock_s = clock_s
+        self.began_s = self._ticked_s = clock_s()
+        self._counters = Counters(keeper)
+        self._memory = Memory(keeper, settings.cluster_id)
+        self._secrets = self._memory.secrets(settings.hash_seed)
+        rest_s = settings.deadlines.lane_rest_s
+        self.lent = Lent(Leases(_NUMBERS, rest_s, clock_s), Leases(_NUMBERS, rest_s, clock_s))
+        self.sessions = Sessions(
+            issue=lambda: self._counters.issue("session"),
+            lost_s=settings.deadlines.session_lost_s,
+            swap_s_max=settings.deadlines.swap_s_max,
+            clock_s=clock_s,
+        )
+        kept = self._memory.state()
+        self.is_restarted = kept is not None
+        self.wanted = Shape(settings.n_shards, settings.replicas_per_node) if kept is None else kept.wanted
+        self.layouts = Layouts(
+            self._new_layout(self.wanted) if kept is None else self._restore(kept),
+            issue_incarnation=lambda: self._counters.issue("incarnation"),
+            leave_s=settings.deadlines.leave_s,
+            clock_s=clock_s,
+        )
+        self.board = Board(settings.cluster, settings.cluster_id, self.sessions, self.layouts)
+        self.orders: dict[str, int] = {}
+        """Version of each subscriber's orders, by name."""
+        self.version = 0
+        self.is_going = False
+        """Everybody should end."""
+        self._shown: tuple[object, ...] = ()
+        self._change()
+        self.assignments = self._restore_pods()
+        self._remember()
+
+    # What readers see.
+
+    def view(self, since: int = 0) -> ClusterView:
+        """The cluster as it is, with the parts that have changed since that version."""
+        return self.board.view(self.version, since, self.orders)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether a view would show all there is: a directory that was lost hears of it first."""
+        if not self.is_restarted or self.age_s > self.settings.deadlines.warm_s_max:
+            return True
+        serving = self.layouts.serving
+        parts = all(session.part is not None for session in self.sessions.used.values())
+        return parts and len(serving.replicas) == len(serving.slots)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether each shard that is served has a process that is up."""
+        return self.is_warm and self.layouts.serving.is_served
+
+    def node_id(self, node: str) -> str:
+        """Ray's id of a node that is named by it or by its address; empty: it is no node of the cluster."""
+        by_address = {address: node_id for node_id, address in self.nodes.items()}
+        return node if node in self.nodes else by_address.get(node, "")
+
+    @property
+    def age_s(self) -> float:
+        return self._clock_s() - self.began_s
+
+    def reader_secrets(self) -> ReaderSecrets:
+        return ReaderSecrets(
+            cluster_id=self.settings.cluster_id,
+            hash_seed=self._secrets.hash_seed,
+            algorithm=self.settings.algorithm,
+            tier_weights=self.settings.tier_weights,
+            keys=msgspec.structs.replace(self._secrets.keys, server_secret=""),
+            view_s_max=self.settings.view_s_max,
+        )
+
+    # Shards.
+
+    def enlist_shard(self, asks: ShardAsks) -> ShardOrders:
+        """An incarnation for a process that is to hold a shard."""
+        incarnation = None if self.is_going else self.layouts.enlist(asks)
+        if incarnation is None:
+            self.counts["shards_refused"] += 1
+            return ShardOrders(goes=True)
+        self.counts["shards_enlisted"] += 1
+        self._settle()
+        return self._shard_orders(incarnation)
+
+    def report_shard(self, report: ShardReport) -> ShardOrders:
+        """How a shard is, answered by its orders."""
+        holder = self.layouts.hear(report)
+        if holder is None or self.is_going:
+            self.counts["shards_refused"] += 1
+            # Of a slot that is wanted: superseded, and the actor of its name is another process.
+            slot = Slot(report.layout, report.replica.shard, report.replica.replica)
+            return ShardOrders(goes=self.is_going or self.layouts.find(slot) is None)
+        if holder.has_news:
+            self._settle()
+        return self._shard_orders(holder.incarnation)
+
+    def _shard_orders(self, incarnation: int) -> ShardOrders:
+        return ShardOrders(
+            incarnation=incarnation,
+            retired=tuple(self.sessions.retired),
+            sessions=self.sessions.numbers,
+            keys=self._secrets.keys,
+        )
+
+    # Subscribers.
+
+    def enlist_subscriber(self, asks: SubscriberAsks) -> SubscriberOrders:
+        """A session for a process that is to follow pods."""
+        if asks.name not in self.orders or self.is_going:
+            self.counts["subscribers_refused"] += 1
+            return SubscriberOrders(goes=True)
+        self.counts["subscribers_enlisted"] += 1
+        session, retired = self.sessions.enlist(asks.name, asks.node_id)
+        self._end_leases(retired)
+        self._lend(self.lent.lanes, session, self.settings.lanes_leased)
+        self._lend(self.lent.workers, session, self.settings.workers_leased)
+        self._remember()
+        self._mark(self.sessions.used[asks.name])  # it may be lost now
+        self._settle()
+        return self._subscriber_orders(session)
+
+    def report_subscriber(self, report: SubscriberReport) -> SubscriberOrders:
+        """How a subscriber is, answered by its orders."""
+        known = self.sessions.find(report.session)
+        before = (known.part, known.lost) if known is not None else None
+        session = self.sessions.hear(report)
+        if session is None or self.is_going:
+            self.counts["subscribers_refused"] += 1
+            return SubscriberOrders(goes=self.is_going or report.name not in self.orders)
+        if (session.part, session.lost) != before:
+            self._mark(session)
+        self._lend_more(session, report)
+        if session.has_news:
+            self._settle()
+        return self._subscriber_orders(session)
+
+    def _subscriber_orders(self, session: Session) -> SubscriberOrders:
+        pods = self.assignments.pods_of(session.subscriber)
+        return SubscriberOrders(
+            session=session.number,
+            version=self.orders[session.subscriber],
+            pods=tuple(PodOrders(pod=pod.pod, source=encode_pod(pod)) for pod in pods),
+            lanes=self.lent.lanes.of(session.number),
+            workers=self.lent.workers.of(session.number),
+            block_sizes=self._block_sizes(),
+            wants_part=session.part is None,
+            hash_seed=self._secrets.hash_seed,
+            keys=msgspec.structs.replace(self._secrets.keys, server_secret=""),
+        )
+
+    def _block_sizes(self) -> dict[str, int]:
+        """The smallest that any subscriber has heard, by model."""
+        sizes: dict[str, int] = {}
+        for session in self.sessions.all:
+            for model, size in (session.part.block_sizes if session.part is not None else {}).items():
+                if size > 0:
+                    sizes[model] = min(size, sizes.get(model, size))
+        return sizes
+
+    def _lend_more(self, session: Session, report: SubscriberReport) -> None:
+        lent = False
+        for leases, free, count in (
+            (self.lent.lanes, report.lanes_free, self.settings.lanes_leased),
+            (self.lent.workers, report.workers_free, self.settings.workers_leased),
+        ):
+            if free < count // 4:
+                held = sum(lease.count for lease in leases.of(session.number))
+                lent |= self._lend(leases, session, min(max(count, held), _LEASE_MAX))
+        if lent:
+            self._remember()
+
+    def _lend(self, leases: Leases, session: Session, count: int) -> bool:
+        try:
+            leases.lend(session.number, count)
+        except InputError:
+            self.counts["numbers_exhausted"] += 1
+            return False
+        return True
+
+    def _end_leases(self, sessions: list[Session]) -> None:
+        for session in sessions:
+            self.counts["sessions_retired"] += 1
+            self.lent.end(session.number)
+
+    # What people and discovery want.
+
+    def set_pods(self, pods: Mapping[str, DiscoveredPod]) -> None:
+        """All pods that should be followed now.
+
+        A directory that was lost keeps, for a while, those that its discovery has not found again.
+        """
+        wanted = dict(pods)
+        if self.is_restarted and self.age_s < self.settings.deadlines.discovery_s:
+            wanted = {**self.pods, **wanted}
+        changed = self.assignments.update(wanted, {*self.nodes, *self.nodes.values()})
+        self.pods = wanted
+        if changed:
+            self._memory.keep_pods(self.assignments, wanted)
+            self._order_anew(changed)
+
+    def _order_anew(self, changed: set[str]) -> None:
+        """These subscribers have other pods; those without any are not wanted any more."""
+        self._change()
+        for name in changed:
+            if self.assignments.pods_of(name):
+                self.orders[name] = self.version
+            else:
+                self.orders.pop(name, None)
+                self._end_leases(self.sessions.drop(name))
+        self._remember()
+        self._settle()
+
+    def scale(
+        self,
+        shards: int | None = None,
+        replicas_per_node: int | None = None,
+        off_nodes: tuple[str, ...] | None = None,
+    ) -> None:
+        """Other numbers of shards and replicas, or nodes that shards should leave; None: as wanted now.
+
+        A layout is built beside the one that serves, and takes its place when it is filled.
+        Raises InputError for numbers out of range.
+        """
+        wanted = Shape(
+            self.wanted.n_shards if shards is None else shards,
+            self.wanted.replicas_per_node if replicas_per_node is None else replicas_per_node,
+            self.wanted.off_nodes if off_nodes is None else tuple(sorted(set(off_nodes))),
+        )
+        if not 1 <= wanted.n_shards <= _SHARDS_MAX:
+            raise InputError(f"shards: expected 1 to {_SHARDS_MAX}, got {wanted.n_shards}")
+        if not 0 <= wanted.replicas_per_node <= _REPLICAS_MAX:
+            expected = f"0 to {_REPLICAS_MAX}"
+            raise InputError(f"replicas_per_node: expected {expected}, got {wanted.replicas_per_node}")
+        if not self._nodes_of(wanted):
+            raise InputError("off_nodes: expected a node to be left for the shards, got all of them")
+        self.wanted = wanted
+        self._remember()
+        self._settle()
+
+    # What time does.
+
+    def tick(self, nodes: Mapping[str, str]) -> None:
+        """Notices who is silent, which nodes have come and gone, what is due. Several times a second."""
+        self._pardon()
+        if nodes and dict(nodes) != self.nodes:
+            self.nodes = dict(nodes)
+            self._move_slots()
+        for session in self.sessions.lose_silent():
+            self.counts["sessions_lost"] += 1
+            self._mark(session)
+        self.counts["shards_silent"] += self.layouts.drop_silent(self.settings.deadlines.session_lost_s)
+        self.layouts.drop_left()
+        self._settle()
+
+    def _pardon(self) -> None:
+        """What came while this process did not run is not the silence of others."""
+        now_s = self._clock_s()
+        stalled_s = now_s - self._ticked_s
+        self._ticked_s = now_s
+        if stalled_s > _STALL_S:
+            self.counts["stalls"] += 1
+            holders = [holder for one in self.layouts.all for holder in one.holders.values()]
+            heard: list[Session | Holder] = [*self.sessions.all, *holders]
+            for one in heard:
+                one.heard_s = min(now_s, one.heard_s + stalled_s)
+
+    def _settle(self) -> None:
+        """Whatever can be decided now is; readers are told of it."""
+        self._build()
+        building = self.layouts.building
+        is_filled = building is not None and self.board.is_filled(building)
+        if self.layouts.can_commit(is_filled, self.settings.deadlines.reshard_s_max):
+            self._commit(is_filled)
+        for old, new in self.sessions.swap(self.board.has_loaded):
+            self.counts["sessions_swapped"] += 1
+            self._mark(new)
+            self._end_leases([old])
+            self._remember()
+        shown = self.board.shown()
+        if shown != self._shown:
+            self._shown = shown
+            self._change()
+
+    def _build(self) -> None:
+        """Begin the layout that is wanted, where it is not the one that serves or is being built."""
+        building = self.layouts.building
+        if self.wanted == self.layouts.serving.shape:
+            self.layouts.give_up()
+        elif building is None or building.shape != self.wanted:
+            self.counts["layouts_begun"] += 1
+            self.layouts.build(self._new_layout(self.wanted))
+
+    def _commit(self, is_filled: bool) -> None:
+        """The layout that was built serves from now on. Kept first: nothing in between can come back."""
+        assert self.layouts.building is not None
+        self.counts["layouts_committed"] += 1
+        self.counts["layouts_committed_unfilled"] += not is_filled
+        self._memory.keep_state(self.layouts.building, self.wanted, self.sessions, self.lent)
+        self.layouts.commit()
+
+    def _move_slots(self) -> None:
+        """Nodes have come or gone: where each has replicas of its own, other slots are wanted."""
+        serving = self.layouts.serving
+        if serving.shape.replicas_per_node:
+            nodes = self._nodes_of(serving.shape)
+            if nodes and self.layouts.move_slots(
+                slots_of(serving.number, serving.shape, nodes, serving.slots)
+            ):
+                self._remember()
+
+    def _new_layout(self, shape: Shape) -> Generation:
+        number = self._counters.issue("layout")
+        # Without restrictions the scheduler knows better.
+        free = not (shape.replicas_per_node or shape.off_nodes or self.settings.shard_nodes)
+        slots = slots_of(number, shape, () if free else self._nodes_of(shape))
+        return Generation(number, shape, slots, began_s=self._clock_s())
+
+    def _nodes_of(self, shape: Shape) -> tuple[str, ...]:
+        return nodes_for(self.nodes, self.settings.shard_nodes, shape.off_nodes)
+
+    def _mark(self, session: Session) -> None:
+        """Its part, or what is said of it, is other than readers have it."""
+        self._change()
+        session.part_version = self.version
+
+    def _change(self) -> None:
+        self.version = self._counters.issue("view", _VERSIONS_KEPT)
+
+    # What outlives the process.
+
+    def _remember(self) -> None:
+        self._memory.keep_state(self.layouts.serving, self.wanted, self.sessions, self.lent)
+
+    def _restore(self, kept: KeptState) -> Generation:
+        """The committed layout; sessions and their numbers go on as they were."""
+        for session in kept.sessions:
+            self.sessions.restore(session.number, session.subscriber, is_used=session.is_used)
+        self.sessions.retired.extend(kept.retired)
+        lanes = {session.number: session.lanes for session in kept.sessions}
+        workers = {session.number: session.workers for session in kept.sessions}
+        self.lent.lanes.restore(lanes, kept.resting_lanes)
+        self.lent.workers.restore(workers, kept.resting_workers)
+        slots = {Slot(kept.layout, shard, replica): node for shard, replica, node in kept.slots}
+        return Generation(kept.layout, kept.shape, slots, began_s=self._clock_s())
+
+    def _restore_pods(self) -> Assignments:
+        assignments = Assignments(self.settings.pods_each, self.settings.near_pods)
+        kept = self._memory.pods()
+        if kept is not None:
+            self.pods = {pod.pod: pod for pod in map(decode_pod, kept.pods)}
+            assignments.restore(kept.next_number, kept.subscribers, self.pods)
+            self.orders = dict.fromkeys(kept.subscribers.values(), self.version)
+        return assignments

@@ -1,0 +1,62 @@
+"""Keeps what the directory tells readers: the newest view, and the part of every session."""
+
+from __future__ import annotations
+
+from typing import cast, get_args
+
+from kvatlas.actors.orders import ClusterView, PartView, ReaderSecrets
+from kvatlas.index.errors import ClusterError
+from kvatlas.index.fleet_view import FleetView, degraded_part
+from kvatlas.index.keys import Algorithm
+
+_LOST = "its subscriber is gone: what it said last (until another has taken its place)"
+
+
+class FleetParts:
+    """One view of a cluster, put together from answers that tell only what is new. One thread at a time."""
+
+    def __init__(self) -> None:
+        self.view: ClusterView | None = None
+        self.fleet = FleetView.of([])
+        self._parts: dict[int, PartView] = {}
+        self._absent: frozenset[int] = frozenset()
+        """Sessions that had no part when all parts were told."""
+        self._since = 0
+
+    @property
+    def since(self) -> int:
+        """The version to ask from; 0 to be told all parts."""
+        return self._since
+
+    def take(self, view: ClusterView, since: int, secrets: ReaderSecrets) -> bool:
+        """Take the answer to a question from version `since`; true when it changes anything."""
+        old = self.view
+        if since == 0:
+            self._parts.clear()
+        changed = old is None or since == 0 or bool(view.parts) or view.sessions != old.sessions
+        self._parts.update((part.session, part) for part in view.parts)
+        self._parts = {n: part for n, part in self._parts.items() if n in set(view.sessions)}
+        absent = frozenset(view.sessions) - self._parts.keys()
+        if since == 0:
+            self._absent = absent
+        self._since = 0 if absent - self._absent or (since and view.version < since) else view.version
+        self.view = view
+        if changed:
+            self.fleet = self._put_together(secrets)
+        return changed or old is None or old.serving != view.serving
+
+    def _put_together(self, secrets: ReaderSecrets) -> FleetView:
+        """Later sessions after earlier ones: where two speak of the same, the later is believed."""
+        told = (self._parts[number] for number in sorted(self._parts))
+        parts = [degraded_part(at.part, _LOST) if at.lost else at.part for at in told]
+        return FleetView.of(
+            parts, algorithm=algorithm_of(secrets), hash_seed=secrets.hash_seed, previous=self.fleet
+        )
+
+
+def algorithm_of(secrets: ReaderSecrets) -> Algorithm:
+    """Raises ClusterError for one of a newer release."""
+    for algorithm in get_args(Algorithm):
+        if algorithm == secrets.algorithm:
+            return cast(Algorithm, algorithm)
+    raise ClusterError(f"algorithm: expected one of {get_args(Algorithm)}, got {secrets.algorithm!r}")

@@ -1,0 +1,76 @@
+"""A scorer: answers for those who cannot, or would rather not, read the shards themselves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import ray
+
+from kvatlas.actors.orders import decode, encode
+from kvatlas.actors.reading.connection import DirectoryCalls, connection_to
+from kvatlas.actors.scorer.settings import ScorerSettings
+from kvatlas.index.keys import TokenIds
+from kvatlas.index.scores import Explanation, Scores
+from kvatlas.index.scores_batch import ScoresBatch
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from kvatlas.index.reading import Asked, AskedExplanation, AskedMany
+
+_LOOK_S = 1.0
+
+
+class _ScorerActor:
+    """Holds a reader and forwards. Calls run in threads, so that waits for remote shards overlap.
+
+    It keeps nothing: a restarted one reads on.
+    """
+
+    def __init__(self, cluster: str, number: int, settings: bytes) -> None:
+        """`settings`: bytes of ScorerSettings."""
+        self._settings = decode(settings, ScorerSettings)
+        self._number = number
+        self._connection = connection_to(cluster, self._settings.reading)
+        if self._settings.owned:
+            watch = threading.Thread(target=self._end_with, args=(cluster,), name="owner", daemon=True)
+            watch.start()
+
+    def score(self, token_ids: TokenIds, **asked: Unpack[Asked]) -> Scores:
+        """As `kvatlas.Atlas.score`; bytes of uint32 travel cheapest."""
+        return self._connection.reader().score(token_ids, **asked)
+
+    def score_many(self, prompts: Sequence[TokenIds] | TokenIds, **asked: Unpack[AskedMany]) -> ScoresBatch:
+        """As `kvatlas.Atlas.score_many`; one flat buffer with offsets travels cheapest."""
+        return self._connection.reader().score_many(prompts, **asked)
+
+    def explain(self, token_ids: TokenIds, **asked: Unpack[AskedExplanation]) -> Explanation:
+        """As `kvatlas.Atlas.explain`."""
+        return self._connection.reader().explain(token_ids, **asked)
+
+    @ray.method
+    def reading(self) -> bytes:
+        """How it reads the cluster: bytes of ReaderStatus."""
+        return encode(self._connection.reader().status())
+
+    @ray.method
+    def ping(self, token_ids: bytes = b"") -> int:
+        """Its number. What a call costs without any work in it."""
+        return self._number
+
+    def _end_with(self, cluster: str) -> None:
+        """The cluster goes with its driver, and the scorer with the cluster."""
+        itself = ray.get_runtime_context().current_actor
+        calls = DirectoryCalls(cluster)
+        seen_s = time.monotonic()
+        while time.monotonic() - seen_s < self._settings.directory_gone_s_max:
+            time.sleep(_LOOK_S)
+            if not calls.is_gone():
+                seen_s = time.monotonic()
+        ray.kill(itself, no_restart=True)
+
+
+ScorerActor = ray.remote(_ScorerActor)

@@ -1,0 +1,146 @@
+"""Layouts whose processes come, die, stand still, and are superseded."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kvatlas.actors.directory.layouts import Generation, Layouts, Shape, Slot
+from kvatlas.actors.directory.placement import nodes_for, slots_of
+from kvatlas.actors.orders import Replica, ShardAsks, ShardReport
+
+FILL_S = 30.0
+LEAVE_S = 12.0
+
+
+def generation(number: int, n_shards: int) -> Generation:
+    shape = Shape(n_shards)
+    return Generation(number, shape, slots_of(number, shape, ()))
+
+
+def asks(slot: Slot) -> ShardAsks:
+    return ShardAsks(layout=slot.layout, shard=slot.shard, replica=slot.replica, actor="", node_id="n")
+
+
+def report(slot: Slot, incarnation: int) -> ShardReport:
+    replica = Replica(
+        shard=slot.shard, replica=slot.replica, incarnation=incarnation, node_id="n", endpoint="tcp://x"
+    )
+    return ShardReport(layout=slot.layout, replica=replica)
+
+
+class LayoutsOfProcesses(RuleBasedStateMachine):
+    """Every process that ever enlisted goes on reporting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.last_layout = self.last_incarnation = 0
+        self.processes: dict[int, Slot] = {}
+        self.committed = [self.issue()]
+        self.layouts = self.around(generation(self.committed[0], 2))
+
+    def around(self, serving: Generation) -> Layouts:
+        return Layouts(
+            serving,
+            issue_incarnation=self.issue_incarnation,
+            leave_s=LEAVE_S,
+            clock_s=lambda: self.now_s,
+        )
+
+    def issue(self) -> int:
+        self.last_layout += 1
+        return self.last_layout
+
+    def issue_incarnation(self) -> int:
+        self.last_incarnation += 1
+        return self.last_incarnation
+
+    @rule(data=st.data())
+    def enlist(self, data: st.DataObject) -> None:
+        slots = [Slot(layout, shard, 0) for layout in range(1, self.last_layout + 1) for shard in range(3)]
+        slot = data.draw(st.sampled_from(slots))
+        wanted = any(slot in one.slots for one in self.layouts.all)
+        incarnation = self.layouts.enlist(asks(slot))
+        assert (incarnation is not None) == wanted
+        if incarnation is not None:
+            self.processes[incarnation] = slot
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data())
+    def report(self, data: st.DataObject) -> None:
+        incarnation, slot = data.draw(st.sampled_from(sorted(self.processes.items())))
+        known = [one.holders.get(slot) for one in self.layouts.all if slot in one.slots]
+        heard = self.layouts.hear(report(slot, incarnation))
+        newer = bool(known and known[0] is not None and known[0].incarnation > incarnation)
+        assert (heard is None) == (not known or newer)
+
+    @rule(n_shards=st.integers(1, 3))
+    def build(self, n_shards: int) -> None:
+        self.layouts.build(generation(self.issue(), n_shards))
+
+    @rule(is_filled=st.booleans())
+    def commit(self, is_filled: bool) -> None:
+        if not self.layouts.can_commit(is_filled, FILL_S):
+            return
+        building = self.layouts.building
+        assert building is not None and building.up_s is not None
+        assert {replica.shard for replica in building.replicas} == set(range(building.shape.n_shards))
+        assert is_filled or self.now_s - building.up_s > FILL_S
+        self.committed.append(building.number)
+        self.layouts.commit()
+
+    @rule()
+    def lose_the_directory(self) -> None:
+        serving = self.layouts.serving
+        self.layouts = self.around(Generation(serving.number, serving.shape, dict(serving.slots)))
+
+    @rule(seconds=st.floats(0, 20))
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.layouts.drop_silent(3.0)
+        self.layouts.drop_left()
+
+    @invariant()
+    def the_committed_layout_serves(self) -> None:
+        assert self.layouts.serving.number == self.committed[-1]
+
+    @invariant()
+    def a_layout_that_was_left_is_kept_just_long_enough(self) -> None:
+        for left in self.layouts.leaving:
+            assert left.number in self.committed[:-1]
+
+    @invariant()
+    def replicas_shown_have_spoken_lately_and_each_slot_has_one(self) -> None:
+        for one in self.layouts.all:
+            assert set(one.holders) <= set(one.slots)
+            assert len({replica.incarnation for replica in one.replicas}) == len(one.replicas)
+
+
+TestLayouts = LayoutsOfProcesses.TestCase
+
+
+def test_replicas_stay_where_they_are_when_a_node_comes() -> None:
+    shape = Shape(2, replicas_per_node=1)
+    before = slots_of(1, shape, ["a", "b"])
+    after = slots_of(1, shape, ["a", "b", "c"], before)
+    assert before.items() <= after.items()
+    assert sorted(after.values()) == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_a_slot_of_a_node_that_left_is_not_given_to_another_at_once() -> None:
+    shape = Shape(1, replicas_per_node=1)
+    before = slots_of(1, shape, ["a", "b"])
+    after = slots_of(1, shape, ["a", "c"], before)
+    (gone,) = (slot for slot, node in before.items() if node == "b")
+    assert gone not in after and sorted(after.values()) == ["a", "c"]
+
+
+def test_nodes_are_chosen_from_those_alive_less_those_to_be_left() -> None:
+    assert nodes_for(["b", "a", "c"], (), ("c",)) == ("a", "b")
+    assert nodes_for(["b", "a", "c"], ("c", "x"), ()) == ("c",)
+
+
+def test_one_of_each_shard_is_dealt_out_to_the_nodes() -> None:
+    assert list(slots_of(1, Shape(3), ["a", "b"]).values()) == ["a", "b", "a"]
+    assert set(slots_of(1, Shape(3), ()).values()) == {""}
