@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
+CHAOS_SECONDS ?= 600
 # More arguments for pytest, the demo and the benchmarks: make test PYTEST_ARGS='-k keys -x'
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -21,7 +22,7 @@ say = @printf '\n==> %s\n' "$(1)"
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-fast lint style types format bench e2e \
-        sanitize sanitize-address sanitize-thread fuzz clean
+        sanitize sanitize-address sanitize-thread fuzz chaos docs clean
 
 help:
 	@echo "make demo        a simulated fleet routed by score, then round robin: under a minute"
@@ -29,6 +30,8 @@ help:
 	@echo "make lint        ruff, mypy --strict, pyright; make format rewrites"
 	@echo "make sanitize    native tests under address+undefined and under thread sanitizers"
 	@echo "make fuzz        random input for FUZZ_SECONDS=$(FUZZ_SECONDS) under the address sanitizer"
+	@echo "make chaos       a cluster whose processes are killed and paused for CHAOS_SECONDS=$(CHAOS_SECONDS)"
+	@echo "make docs        writes docs/configuration.md from the configuration's structs"
 	@echo "make bench       benchmarks, beside a peer where one installs"
 	@echo "make e2e         beside a real vLLM on the CPU (1.4 GB, made in $(VENV_VLLM))"
 	@echo "make clean       removes environments and builds"
@@ -75,10 +78,10 @@ demo: $(VENV)/.native
 
 test: $(VENV)/.native
 	$(call say,All tests but the end-to-end ones)
-	$(PYTEST) --ignore=tests/e2e $(PYTEST_ARGS)
+	$(PYTEST) --ignore=tests/e2e --ignore=tests/chaos $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.native
-	$(PYTEST) --ignore=tests/e2e -m 'not slow and not fuzz' $(PYTEST_ARGS)
+	$(PYTEST) --ignore=tests/e2e --ignore=tests/chaos -m 'not slow and not fuzz' $(PYTEST_ARGS)
 
 lint: style types
 
@@ -121,6 +124,13 @@ sanitize-address sanitize-thread: sanitize-%: $(VENV)/.requirements
 fuzz: $(VENV)/.requirements
 	$(call say,Random input for $(FUZZ_SECONDS) s under the address sanitizer)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) .ci/sanitized address -m pytest tests -m fuzz --ignore=tests/e2e $(PYTEST_ARGS)
+
+chaos: $(VENV)/.native
+	$(call say,Chaos for $(CHAOS_SECONDS) s)
+	CHAOS_SECONDS=$(CHAOS_SECONDS) $(PYTEST) tests/chaos -s $(PYTEST_ARGS)
+
+docs: $(VENV)/.native
+	$(BIN)/python -m kvatlas.cluster.config.document docs/configuration.md
 
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -31,5 +31,13 @@ def shown_duration(seconds: float) -> str:
     return f"{seconds * 1e6:.1f} µs"
 
 
+def shown_bytes(count: int) -> str:
+    """In binary units, three figures."""
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count >= 1 << shift:
+            return f"{_three_figures(count / (1 << shift))} {unit}"
+    return f"{count} B"
+
+
 def _three_figures(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -24,6 +24,8 @@ class FeedNames(msgspec.Struct, frozen=True, kw_only=True):
     pod: str | None = None
     model: str | None = None
     rank: int | None = None
+    overrides: bool = False
+    """Pod and model are these whatever topics say, so that a source speaks for nobody else."""
 
 
 class FeedRequest(NamedTuple):

@@ -13,7 +13,7 @@ StoreNames = dict[int, str]
 
 
 def view_of(worker: WorkerState, names: StoreNames) -> WorkerView:
-    """One worker; the caller holds the write lock, or bears with a doubt more or less."""
+    """One worker; the caller holds the write lock."""
     groups, lanes, _ = worker.told
     return WorkerView(
         number=worker.number,

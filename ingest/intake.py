@@ -37,12 +37,17 @@ class Intake:
         self._changed = changed
 
     def name(self, topic: bytes, names: FeedNames) -> tuple[str, str]:
-        """Pod and model of a topic: its own words, else its feed's names, else the configuration's."""
+        """Pod and model of a topic: its own words, else its feed's names, else the configuration's.
+
+        Of a feed whose names override, the other way round.
+        """
         config = self._config
-        named = parse_topic(topic)
-        pod = named.pod or names.pod or config.default_pod
+        topics = parse_topic(topic)
+        told = (topics.pod, topics.model), (names.pod, names.model)
+        first, second = told[::-1] if names.overrides else told
+        pod = first[0] or second[0] or config.default_pod
         configured = self.fleet.pods.get(pod) if pod is not None else None
-        model = named.model or names.model or (configured and configured.model) or config.default_model
+        model = first[1] or second[1] or (configured and configured.model) or config.default_model
         if pod is None or model is None:
             missing = "pod" if pod is None else "model"
             raise InputError(

@@ -13,13 +13,13 @@ from types import FrameType
 
 import pytest
 
-from kvatlas.cluster.demo_run import DemoConfig, DemoRun
-from kvatlas.cluster.fleet import Fleet, FleetConfig
-from kvatlas.cluster.traffic import TrafficConfig, generate_turns
+from kvatlas.cluster.demo.demo_atlas import EmbeddedAtlas
+from kvatlas.cluster.demo.demo_run import DemoConfig, DemoRun
+from kvatlas.cluster.demo.fleet import Fleet, FleetConfig
+from kvatlas.cluster.demo.traffic import TrafficConfig, generate_turns
 from kvatlas.index.keys import keyspace
 from kvatlas.ingest import atlas_report
 from kvatlas.ingest._native import Mirror
-from kvatlas.ingest.sockets.subscriber import Subscriber
 from kvatlas.ingest.stream.truth import DOUBTS
 from tests.test_layout import ROOT, project_files
 
@@ -123,16 +123,16 @@ def test_python_steps_of_the_walks_are_called_in_their_order_and_without_ray() -
     )
     ray_before = "ray" in sys.modules
     with Fleet(config.fleet) as fleet:
-        run = DemoRun(config, "by score", fleet)
         threading.setprofile(note)
-        with Subscriber(run.atlas, fleet.endpoints) as subscriber:
+        with EmbeddedAtlas(fleet) as atlas:
             threading.setprofile(None)
+            run = DemoRun(config, "by score", fleet, atlas)
             fleet.wait_for_subscribers()
             for turn in generate_turns(config.traffic):
                 sys.setprofile(note)
                 run.serve(turn)
                 sys.setprofile(None)
-                assert subscriber.wait_until(lambda seen: seen.batches > 0, 10)
+                run.settle()
     for walk, steps in walks().items():
         wanted = [(str(ROOT / file), name.rpartition(".")[2]) for file, name in steps if file.endswith(".py")]
         assert wanted

@@ -60,6 +60,17 @@ class Generation:
         """Of the processes that are up."""
         return tuple(holder.replica for holder in self.holders.values() if holder.replica is not None)
 
+    def move(self, slots: Mapping[Slot, str]) -> bool:
+        """Other slots or nodes, as nodes come and go; whether they differ."""
+        if slots == self.slots:
+            return False
+        # What lay on a node that is gone is not heard any more, and what replaces it enlists.
+        self.holders = {
+            slot: one for slot, one in self.holders.items() if slots.get(slot) == self.slots[slot]
+        }
+        self.slots = dict(slots)
+        return True
+
     @property
     def is_served(self) -> bool:
         """Whether each shard has a process that is up."""
@@ -180,12 +191,3 @@ class Layouts:
         for holder in silent:
             holder.replica = None
         return len(silent)
-
-    def move_slots(self, slots: Mapping[Slot, str]) -> bool:
-        """Other slots for the served layout, as nodes come and go; whether they differ."""
-        if slots == self.serving.slots:
-            return False
-        serving = self.serving
-        serving.slots = dict(slots)
-        serving.holders = {slot: holder for slot, holder in serving.holders.items() if slot in slots}
-        return True

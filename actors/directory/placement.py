@@ -7,26 +7,58 @@ from collections.abc import Collection, Mapping
 from kvatlas.actors.directory.layouts import Shape, Slot
 
 
-def slots_of(
-    layout: int,
-    shape: Shape,
-    nodes: Collection[str],
-    present: Mapping[Slot, str] | None = None,
-) -> dict[Slot, str]:
-    """The slots of a layout, each with its node; empty: any node.
+class Placement:
+    """Knows the nodes of the Ray cluster, and deals replicas out to them. One thread at a time."""
 
-    Without replicas on each node there is one of each shard, dealt out to `nodes`; no nodes: wherever.
-    Slots of `present` that still fit stay as they are, so that their processes do.
-    """
-    ordered = sorted(set(nodes))
-    slots: dict[Slot, str] = {}
-    for shard in range(shape.n_shards):
-        if shape.replicas_per_node == 0:
-            slots[Slot(layout, shard, 0)] = ordered[shard % len(ordered)] if ordered else ""
-        else:
-            wanted = [node for node in ordered for _ in range(shape.replicas_per_node)]
-            slots |= _of_shard(layout, shard, wanted, present or {})
-    return slots
+    def __init__(self, chosen: Collection[str], nodes: Mapping[str, str]) -> None:
+        """`chosen`: nodes that may hold shards; empty: all. `nodes`: addresses by Ray's ids."""
+        self._chosen = frozenset(chosen)
+        self.nodes = dict(nodes)
+
+    def see(self, nodes: Mapping[str, str]) -> bool:
+        """The nodes that there are now; whether they differ."""
+        differ = dict(nodes) != self.nodes
+        self.nodes = dict(nodes)
+        return differ
+
+    @property
+    def names(self) -> set[str]:
+        """Ids and addresses."""
+        return {*self.nodes, *self.nodes.values()}
+
+    def node_id(self, name: str) -> str:
+        """Ray's id of the node that this id or address names; empty: it is no node of the cluster."""
+        by_address = {address: node_id for node_id, address in self.nodes.items()}
+        return name if name in self.nodes else by_address.get(name, "")
+
+    def nodes_for(self, shape: Shape) -> tuple[str, ...]:
+        """Nodes that may hold replicas."""
+        allowed = self._chosen or self.nodes.keys()
+        return tuple(sorted(node for node in self.nodes if node in allowed and node not in shape.off_nodes))
+
+    def slots(self, layout: int, shape: Shape, present: Mapping[Slot, str] | None = None) -> dict[Slot, str]:
+        """The slots of a layout, each with its node; empty: any node, since the scheduler knows better.
+
+        Slots of `present` that still fit stay as they are, so that their processes do.
+        """
+        nodes = self.nodes_for(shape)
+        present = present or {}
+        if shape.replicas_per_node:
+            wanted = [node for node in nodes for _ in range(shape.replicas_per_node)]
+            slots: dict[Slot, str] = {}
+            for shard in range(shape.n_shards):
+                slots |= _of_shard(layout, shard, wanted, present)
+            return slots
+        is_free = not (shape.off_nodes or self._chosen) or not nodes
+        return {
+            slot: "" if is_free else _kept_or_dealt(slot, nodes, present)
+            for slot in (Slot(layout, shard, 0) for shard in range(shape.n_shards))
+        }
+
+
+def _kept_or_dealt(slot: Slot, nodes: tuple[str, ...], present: Mapping[Slot, str]) -> str:
+    kept = present.get(slot)
+    return kept if kept in nodes else nodes[slot.shard % len(nodes)]
 
 
 def _of_shard(layout: int, shard: int, wanted: list[str], present: Mapping[Slot, str]) -> dict[Slot, str]:
@@ -43,8 +75,3 @@ def _of_shard(layout: int, shard: int, wanted: list[str], present: Mapping[Slot,
         used.add(number)
         kept[Slot(layout, shard, number)] = node
     return kept
-
-
-def nodes_for(alive: Collection[str], chosen: Collection[str], off: Collection[str]) -> tuple[str, ...]:
-    """Nodes that may hold replicas: of those alive the chosen ones, or all, less those to be left."""
-    return tuple(sorted(node for node in alive if (not chosen or node in chosen) and node not in off))

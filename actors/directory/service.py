@@ -12,7 +12,7 @@ from kvatlas.actors.directory.board import Board
 from kvatlas.actors.directory.keeping import Counters, Keeper
 from kvatlas.actors.directory.layouts import Generation, Holder, Layouts, Shape, Slot
 from kvatlas.actors.directory.leases import Leases
-from kvatlas.actors.directory.placement import nodes_for, slots_of
+from kvatlas.actors.directory.placement import Placement
 from kvatlas.actors.directory.remembering import KeptState, Lent, Memory
 from kvatlas.actors.directory.sessions import Session, Sessions
 from kvatlas.actors.directory.settings import DirectorySettings
@@ -56,7 +56,7 @@ class DirectoryService:
     ) -> None:
         """`nodes`: addresses by Ray's ids. A directory that was lost goes on from what `keeper` has."""
         self.settings = settings
-        self.nodes = dict(nodes)
+        self.placement = Placement(settings.shard_nodes, nodes)
         self.counts: Counter[str] = Counter()
         self.pods: dict[str, DiscoveredPod] = {}
         self._clock_s = clock_s
@@ -111,11 +111,6 @@ class DirectoryService:
     def is_ready(self) -> bool:
         """Whether each shard that is served has a process that is up."""
         return self.is_warm and self.layouts.serving.is_served
-
-    def node_id(self, node: str) -> str:
-        """Ray's id of a node that is named by it or by its address; empty: it is no node of the cluster."""
-        by_address = {address: node_id for node_id, address in self.nodes.items()}
-        return node if node in self.nodes else by_address.get(node, "")
 
     @property
     def age_s(self) -> float:
@@ -253,7 +248,7 @@ class DirectoryService:
         wanted = dict(pods)
         if self.is_restarted and self.age_s < self.settings.deadlines.discovery_s:
             wanted = {**self.pods, **wanted}
-        changed = self.assignments.update(wanted, {*self.nodes, *self.nodes.values()})
+        changed = self.assignments.update(wanted, self.placement.names)
         self.pods = wanted
         if changed:
             self._memory.keep_pods(self.assignments, wanted)
@@ -292,7 +287,7 @@ class DirectoryService:
         if not 0 <= wanted.replicas_per_node <= _REPLICAS_MAX:
             expected = f"0 to {_REPLICAS_MAX}"
             raise InputError(f"replicas_per_node: expected {expected}, got {wanted.replicas_per_node}")
-        if not self._nodes_of(wanted):
+        if not self.placement.nodes_for(wanted):
             raise InputError("off_nodes: expected a node to be left for the shards, got all of them")
         self.wanted = wanted
         self._remember()
@@ -303,8 +298,7 @@ class DirectoryService:
     def tick(self, nodes: Mapping[str, str]) -> None:
         """Notices who is silent, which nodes have come and gone, what is due. Several times a second."""
         self._pardon()
-        if nodes and dict(nodes) != self.nodes:
-            self.nodes = dict(nodes)
+        if nodes and self.placement.see(nodes):
             self._move_slots()
         for session in self.sessions.lose_silent():
             self.counts["sessions_lost"] += 1
@@ -360,24 +354,17 @@ class DirectoryService:
         self.layouts.commit()
 
     def _move_slots(self) -> None:
-        """Nodes have come or gone: where each has replicas of its own, other slots are wanted."""
-        serving = self.layouts.serving
-        if serving.shape.replicas_per_node:
-            nodes = self._nodes_of(serving.shape)
-            if nodes and self.layouts.move_slots(
-                slots_of(serving.number, serving.shape, nodes, serving.slots)
-            ):
-                self._remember()
+        """Nodes have come or gone: where it matters on which they are, replicas are wanted elsewhere."""
+        moved = False
+        for one in filter(None, (self.layouts.serving, self.layouts.building)):
+            if self.placement.nodes_for(one.shape):
+                moved |= one.move(self.placement.slots(one.number, one.shape, one.slots))
+        if moved:
+            self._remember()
 
     def _new_layout(self, shape: Shape) -> Generation:
         number = self._counters.issue("layout")
-        # Without restrictions the scheduler knows better.
-        free = not (shape.replicas_per_node or shape.off_nodes or self.settings.shard_nodes)
-        slots = slots_of(number, shape, () if free else self._nodes_of(shape))
-        return Generation(number, shape, slots, began_s=self._clock_s())
-
-    def _nodes_of(self, shape: Shape) -> tuple[str, ...]:
-        return nodes_for(self.nodes, self.settings.shard_nodes, shape.off_nodes)
+        return Generation(number, shape, self.placement.slots(number, shape), began_s=self._clock_s())
 
     def _mark(self, session: Session) -> None:
         """Its part, or what is said of it, is other than readers have it."""

@@ -30,7 +30,9 @@ def status_of(service: DirectoryService, discovery: Discovery, supervision: Supe
         desired_replicas_per_node=service.wanted.replicas_per_node,
         off_nodes=service.wanted.off_nodes,
         building_waits_for=_waits_for(service),
-        nodes=tuple(NodeStatus(node_id=node, address=at) for node, at in sorted(service.nodes.items())),
+        nodes=tuple(
+            NodeStatus(node_id=node, address=at) for node, at in sorted(service.placement.nodes.items())
+        ),
         layouts=tuple(_layouts(service, now_s)),
         shards=tuple(_shards(service, now_s)),
         subscribers=tuple(_subscribers(service, now_s)),

@@ -45,6 +45,7 @@ class Yard(Protocol):
 class _Known:
     began_s: float
     """When it was begun, or its process last ended by us."""
+    node: str
     patience: int = 1
     unwanted_s: float | None = None
 
@@ -69,8 +70,11 @@ class Supervision:
         now_s = self._clock_s()
         for name, spec in wanted.items():
             known = self._known.get(name)
+            if known is not None and spec.is_bound and spec.node != known.node:
+                self._yard.end(name)  # it was on a node that is gone
+                known = None
             if known is None:
-                self._known[name] = _Known(now_s)
+                self._known[name] = _Known(now_s, spec.node)
                 self._yard.begin(spec)
                 self.counts["actors_begun"] += 1
             else:
@@ -112,12 +116,11 @@ def wanted_actors(service: DirectoryService) -> dict[str, ActorSpec]:
     cluster = settings.cluster
     specs = []
     for generation in service.layouts.all:
-        bound = generation.shape.replicas_per_node > 0
         for slot, node in generation.slots.items():
             name = f"{cluster}/shard/{slot.layout}-{slot.shard}-{slot.replica}"
-            specs.append(ActorSpec("shard", name, tuple(slot), node, bound))
+            specs.append(ActorSpec("shard", name, tuple(slot), node, is_bound=bool(node)))
     for subscriber in service.orders:
-        node = service.node_id(service.assignments.node_of.get(subscriber, ""))
+        node = service.placement.node_id(service.assignments.node_of.get(subscriber, ""))
         specs.append(ActorSpec("subscriber", f"{cluster}/subscriber/{subscriber}", (subscriber,), node))
     nodes = settings.scorer_nodes
     for number in range(settings.n_scorers):

@@ -43,6 +43,8 @@ class PodSources:
         self._sockets = sockets
         self._ordered: dict[str, bytes] = {}
         self._pods: dict[str, DiscoveredPod] = {}
+        self._sizes: dict[str, int] = {}
+        """Tokens in a block, by model, as last told."""
         self._refused: dict[str, bytes] = {}
         """Orders that nobody could follow, by pod."""
         self._open: dict[bytes, str] = {}
@@ -54,19 +56,35 @@ class PodSources:
         """Those that are followed."""
         return frozenset(self._pods)
 
+    def may_hold(self, pod: str) -> bool:
+        """Whether somebody may speak of it: it is followed, or a socket listens for whoever dials."""
+        return pod in self._pods or any(
+            source.bind and source.pod is None for found in self._pods.values() for source in found.sources
+        )
+
     def obey(self, orders: Iterable[PodOrders]) -> None:
         """Follow exactly these. What cannot be followed is logged, counted and left out.
 
         What goes is closed before what comes is opened: an endpoint may move from pod to pod.
         """
+        self.learn(orders)
+        for pod in self._pods.values():
+            if pod.model is not None and pod.block_size_tokens is not None:
+                self.set_block_size(pod.model, pod.block_size_tokens)
+        self._open_missing()
+
+    def learn(self, orders: Iterable[PodOrders]) -> None:
+        """Know these pods beforehand, and forget the others; listen to nothing yet."""
         ordered = {order.pod: order.source for order in orders}
         if ordered != self._ordered:
             self._ordered = ordered
             self._take(ordered)
-        self._open_missing()
 
     def set_block_size(self, model: str, tokens: int) -> None:
-        """Somebody knows it; one that cannot be is counted."""
+        """Somebody knows it. Told once; one that cannot be is counted."""
+        if self._sizes.get(model) == tokens:
+            return
+        self._sizes[model] = tokens
         try:
             self._book.set_block_size(model, tokens)
         except KvatlasError as error:
@@ -91,8 +109,6 @@ class PodSources:
             known = self._pods.get(pod)
             if known is None or not known.feeds_as(found):
                 self._book.set_pod(pod, found.settings)
-            if found.model is not None and found.block_size_tokens is not None:
-                self.set_block_size(found.model, found.block_size_tokens)
         self._pods = wanted
 
     def _decoded(self, pod: str, source: bytes) -> DiscoveredPod | None:

@@ -87,8 +87,10 @@ class SubscriberService:
         self._count_at_s = -math.inf
         self._reported: dict[str, int] = {}
         self._bytes = 0
+        self._sources.learn(orders.pods)  # before a checkpoint: stores are taken only where a pod names them
         if self._checkpoints is not None:
             self._checkpoints.load()
+            self._forget_strangers()
         self._set_block_sizes(orders)
 
     def _keeper(self, settings: SubscriberSettings) -> CheckpointKeeper | None:
@@ -168,7 +170,7 @@ class SubscriberService:
         mirror, outbox = self.mirror.statistics(), self.outbox.statistics()
         events = mirror.events
         self._reported = {
-            "batches": events["batches"],
+            "batches": sum(worker.batches for worker in mirror.workers),
             "events": sum(events[name] for name in _EVENTS),
             "refused_payloads": events["refused_payloads"],
             **outbox.counts,
@@ -193,6 +195,11 @@ class SubscriberService:
         if self._settled_at is not None:
             self._is_settled = self.outbox.has_delivered(self._settled_at)
         return self._is_settled
+
+    def _forget_strangers(self) -> None:
+        """A checkpoint may know pods that another subscriber follows by now."""
+        for pod in {pod for pod, _ in self.mirror.unheard() if not self._sources.may_hold(pod)}:
+            self.mirror.remove_pod(pod)
 
     def _all_heard(self, part: FleetPart) -> bool:
         named = {worker.pod for worker in part.workers}

@@ -87,9 +87,7 @@ class PodLedger:
         self._owners: dict[str, str] = {}  # endpoint -> pod that is followed
         self._waiting: dict[str, dict[str, None]] = {}  # endpoint -> pods refused for it, in their order
         self._timers: list[tuple[float, str]] = []
-        self._freed: list[
-            DiscoveredPod
-        ] = []  # endpoints of these may be free; looked at when all else is settled
+        self._freed: list[DiscoveredPod] = []  # their endpoints may be free; looked at last
         self._has_changed = False
 
     # What watches say.
@@ -126,10 +124,6 @@ class PodLedger:
                 table[pod.pod] = pod
                 self._settle(pod.pod)
         self._end_of_change()
-
-    def known(self, watch: int) -> int:
-        """Pods that this watch names now."""
-        return len(self._watches[watch])
 
     # Time.
 

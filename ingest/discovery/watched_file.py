@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 import time
 from collections import Counter
@@ -89,11 +90,9 @@ class WatchedFile:
             if content != self._content:
                 self._content = content
                 self._take(parse_pods(content, self.name))
-            elif self._failing is not None and self._failing.startswith(_NOT_READABLE):
-                self._failing = None  # it is back as it was
         except OSError as error:
-            self._read = None
-            self._fail(f"{_NOT_READABLE} {self._config.path!r}: {error.strerror or error}")
+            self._read = self._content = None
+            self._fail(f"cannot read {self._config.path!r}: {error.strerror or error}")
         except InputError as error:
             self._fail(f"{self._config.path}: {error}")
 
@@ -113,12 +112,16 @@ class WatchedFile:
 
     def _mark(self) -> _Mark:
         found = os.stat(self._config.path)
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError("expected a file, got a folder or another thing")
+        if found.st_size > self._config.file_bytes_max:
+            raise InputError(f"expected at most {self._config.file_bytes_max} bytes, got {found.st_size}")
         return _Mark(found.st_ino, found.st_size, found.st_mtime_ns)
 
     def _bytes(self) -> bytes:
         with open(self._config.path, "rb") as file:
             content = file.read(self._config.file_bytes_max + 1)
-        if len(content) > self._config.file_bytes_max:
+        if len(content) > self._config.file_bytes_max:  # it has grown since
             raise InputError(f"expected at most {self._config.file_bytes_max} bytes, got more")
         return content
 
@@ -129,6 +132,3 @@ class WatchedFile:
 
     def _is_settling(self) -> bool:
         return self._seen != self._read
-
-
-_NOT_READABLE = "cannot read"

@@ -38,6 +38,9 @@ class SourceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Model where the topic has none."""
     rank: int | None = None
     """Data-parallel rank where the events have none."""
+    overrides_topic: bool = False
+    """`pod` and `model` count also where topics say something else, so that a publisher can speak for no
+    pod but its own. Only for a socket that connects."""
     curve: CurveConfig | None = None
     """Encrypt and authenticate. None: plain."""
 
@@ -48,6 +51,8 @@ class SourceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("curve: expected secret_key and client_keys, to listen for publishers")
         if self.curve is not None and not self.bind and self.curve.server_key is None:
             raise ConfigError("curve.server_key: expected the publisher's key, to connect; got None")
+        if self.overrides_topic and (self.bind or self.pod is None):
+            raise ConfigError("overrides_topic: expected a pod, and no bind, for a publisher that is known")
         if self.rank is not None and (isinstance(self.rank, bool) or not 0 <= self.rank <= _PORT_MAX):
             raise ConfigError(f"rank: expected 0 to {_PORT_MAX}, got {self.rank!r}")
         for name, value in (("pod", self.pod), ("model", self.model)):

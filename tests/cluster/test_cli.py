@@ -29,14 +29,16 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_the_demo_runs_both_ways_and_saves_its_chart(tmp_path: Path) -> None:
     chart = tmp_path / "result.svg"
-    result = kvatlas("demo", "--quick", "--pods", "3", "--chart", str(chart))
+    result = kvatlas("demo", "--embedded", "--quick", "--pods", "3", "--chart", str(chart))
     assert result.exit_code == 0, result.output
     assert f"chart saved as {chart}" in result.stdout
     assert ElementTree.parse(chart).getroot().tag.endswith("svg")
 
 
 def test_json_alone_goes_to_standard_output(tmp_path: Path) -> None:
-    result = kvatlas("demo", "--quick", "--pods", "2", "--chart", str(tmp_path / "c.svg"), "--json")
+    result = kvatlas(
+        "demo", "--embedded", "--quick", "--pods", "2", "--chart", str(tmp_path / "c.svg"), "--json"
+    )
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
     assert summary["by score"]["requests"] == summary["round robin"]["requests"] == 300

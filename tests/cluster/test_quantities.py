@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvatlas.cluster.quantities import shown_count, shown_duration, shown_share
+from kvatlas.cluster.quantities import shown_bytes, shown_count, shown_duration, shown_share
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,11 @@ def test_shares_are_rounded_to_all_or_nothing_only_when_they_are(share: float, s
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert shown_duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (1023, "1023 B"), (1 << 10, "1.00 KiB"), (12 << 20, "12.0 MiB"), (3 << 30, "3.00 GiB")],
+)
+def test_bytes_are_in_binary_units(count: int, shown: str) -> None:
+    assert shown_bytes(count) == shown

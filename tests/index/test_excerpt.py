@@ -17,7 +17,7 @@ from kvatlas.index._native import SEGMENT_BLOCKS, Excerpt, Index, Source, Table,
 from kvatlas.index.errors import DecodeError, InputError
 from kvatlas.index.shards import ShardedIndex
 from tests.models.fleet import BLOCK, random_world
-from tests.models.table import ADD, CLEAR_LANE, CLOSE, REMOVE, TIER_BITS, Record, delta
+from tests.models.table import ADD, CLEAR_LANE, CLOSE, OPEN, REMOVE, TIER_BITS, Record, delta
 from tests.models.world import GPU, World, chain
 
 pytestmark = pytest.mark.native
@@ -105,20 +105,22 @@ def test_prompts_asked_together_are_matched_each_for_itself() -> None:
     world.index.close()
 
 
-def test_closed_lanes_are_skipped_over_an_excerpt_too_unless_a_shard_says_they_are_open() -> None:
+@pytest.mark.parametrize("open_in", [0, 1])
+def test_closed_lanes_are_skipped_over_an_excerpt_too_unless_a_shard_says_they_are_open(open_in: int) -> None:
     world, blocks = World(2), chain(2_000, 3)
     world.index.roster.set(0, [0], [])
     world.tell(ADD, 0, blocks, GPU)
 
     def probed() -> int:
-        source = through_excerpts(world.index, blocks)
-        assert Index([source] * 2, world.index.roster).match(blocks)[1].tolist() == [2_000]
-        return int(Index([source] * 2, world.index.roster).match(blocks)[3])
+        index = Index([through_excerpts(world.index, blocks)] * 2, world.index.roster)
+        _workers, held, _tiers, slots_probed, _partial = index.match(blocks)
+        assert held.tolist() == [2_000]
+        return slots_probed
 
     assert probed() >= 2_000
     world.mark(CLOSE, 0)
     assert probed() < 100
-    world.index.tables[0].apply(Record(5, 0).packed())
+    world.index.tables[open_in].apply(Record(OPEN, 0).packed())
     assert probed() >= 2_000
     world.index.close()
 

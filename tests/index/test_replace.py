@@ -42,13 +42,12 @@ def segments(op: int, lane: int, blocks: Keys, tier: int = GPU) -> bytes:
     return delta(Record(op, lane, tier, part, part[0]) for part in parts)
 
 
-def matched(table: Table, blocks: Keys, lanes: int) -> dict[int, int]:
-    """Leading blocks by lane, over lanes 0 .. lanes - 1."""
+def matched(table: Table, blocks: Keys) -> tuple[int, int]:
+    """Leading blocks that lane 0 holds, and how many slots were looked up for it."""
     roster = Roster()
-    for lane in range(lanes):
-        roster.set(lane, [lane], [])
-    workers, held, *_ = Index([table], roster).match(blocks)
-    return dict(zip(workers.tolist(), held.tolist(), strict=True))
+    roster.set(0, [0], [])
+    _workers, held, _tiers, slots_probed, _partial = Index([table], roster).match(blocks)
+    return sum(held.tolist()), slots_probed
 
 
 @given(st.lists(st.tuples(st.none() | st.sets(lanes), records), max_size=6))
@@ -130,11 +129,11 @@ def test_a_content_says_whether_its_lane_is_closed() -> None:
     whole = segments(ADD, 0, blocks)
     holed = whole + Record(REMOVE, 0, GPU, (int(blocks[50]),), int(blocks[0])).packed()
     table.replace([0], whole + Record(CLOSE, 0).packed())
-    assert matched(table, blocks, 1) == {0: 300}
+    assert matched(table, blocks) == (300, 6), "a segment's first block and its last"
     table.replace([0], holed)
-    assert matched(table, blocks, 1) == {0: 50}
+    assert matched(table, blocks)[0] == 50
     table.replace([0], holed + Record(CLOSE, 0).packed() + Record(OPEN, 0).packed())
-    assert matched(table, blocks, 1) == {0: 50}
+    assert matched(table, blocks)[0] == 50
     table.close()
 
 
@@ -335,6 +334,8 @@ def test_at_the_byte_budget_a_content_is_cut_and_the_lane_is_open() -> None:
     held = sum(bool(found) for found in table.lookup(blocks))
     assert 10_000 < held < len(blocks)
     assert held + statistics["dropped_entries"] + statistics["dropped_adds"] == len(blocks)
-    missing = [bool(found) for found in table.lookup(blocks)].index(False)
-    assert matched(table, blocks, 1).get(0, 0) == missing
+    kept = [bool(found) for found in table.lookup(blocks)]
+    first = next(at for at in range(0, len(blocks), SEGMENT_BLOCKS) if all(kept[at : at + SEGMENT_BLOCKS]))
+    segment = blocks[first : first + SEGMENT_BLOCKS]
+    assert matched(table, segment) == (SEGMENT_BLOCKS, SEGMENT_BLOCKS + 1), "each block was looked at"
     table.close()

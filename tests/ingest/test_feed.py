@@ -68,6 +68,24 @@ def test_names_come_from_the_topic_then_the_source_then_the_configuration() -> N
     atlas.close()
 
 
+def test_a_source_whose_names_override_speaks_for_no_pod_but_its_own() -> None:
+    clock = Clock()
+    atlas = new_atlas(clock)
+    honest = atlas.feed(FeedNames(pod="a", model="m"))
+    honest.receive(TOPIC, 0, FIRST)
+    forger = atlas.feed(FeedNames(pod="z", overrides=True), has_replay=True, introduces=True)
+    forger.opened()
+    answer(forger, (0, FIRST), topic=TOPIC)
+    forger.receive(TOPIC, 1, batch({"type": "AllBlocksCleared"}))
+    workers = {w.pod: (w.model, w.sequence, w.truth.state) for w in atlas.statistics().workers}
+    assert workers["a"] == ("m", 0, "EXACT")
+    assert workers["z"][:2] == ("m", 1)
+    both = atlas.feed(FeedNames(pod="y", model="n", overrides=True))
+    both.receive(TOPIC, 0, FIRST)
+    assert {w.model for w in atlas.statistics().workers if w.pod == "y"} == {"n"}
+    atlas.close()
+
+
 def test_an_idle_warm_worker_is_known_from_its_introduction_alone() -> None:
     clock = Clock()
     atlas = new_atlas(clock)

@@ -1,169 +1,31 @@
-"""The write half by itself: what it gives away, what it is told, and what it lacks."""
+"""The write half by itself: what it is told, what it says of its workers, and what it lacks."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from kvatlas import Atlas, AtlasConfig, InputError, ModelConfig, PodConfig
 from kvatlas.index._native import Table
 from kvatlas.index.groups import Group
-from kvatlas.ingest._native import DeltaLog
-from kvatlas.ingest.atlas_statistics import WorkerStatistics
-from kvatlas.ingest.feed import Feed
 from kvatlas.ingest.fleet_mirror import FleetMirror
 from kvatlas.ingest.numbering import LeasedNumbers
 from kvatlas.ingest.outlet import GatheringOutlet
 from tests.ingest.plain_batches import batch, stored
-
-TOKENS = list(range(64))
-TOPIC = b"kv@a@m"
-FIRST = batch(stored([1, 2], TOKENS[:32]))
-SECOND = batch(stored([3, 4], TOKENS[32:], 2))
-IN_A_WINDOW = batch(stored([2], TOKENS[16:32], 1, group_idx=1, kv_cache_spec_kind="sliding_window"))
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def new_mirror(
-    config: AtlasConfig | None = None,
-    *,
-    lanes: tuple[int, int] = (0, 100),
-    workers: tuple[int, int] = (0, 100),
-    bytes_max: int = 1 << 20,
-    clock: Clock | None = None,
-) -> FleetMirror:
-    clock = clock or Clock()
-    numbers = LeasedNumbers(clock_s=clock)
-    numbers.lease([lanes], [workers])
-    return FleetMirror(
-        config or AtlasConfig(), GatheringOutlet(bytes_max), numbers, hash_seed="s", clock_s=clock
-    )
-
-
-def held(table: Table, mirror: FleetMirror, model: str = "m") -> list[list[tuple[int, int]]]:
-    keys = {key for blocks in mirror.residency(model).values() for key in blocks}
-    return table.lookup(np.array(sorted(keys), np.uint64))
-
-
-def only(mirror: FleetMirror) -> WorkerStatistics:
-    (worker,) = mirror.statistics().workers
-    return worker
-
-
-def doubts(mirror: FleetMirror) -> set[str]:
-    return {reason.name for reason in only(mirror).truth.reasons}
-
-
-def answer(feed: Feed, *payloads: bytes) -> None:
-    (request,) = feed.requests()
-    request.handler.began(request.number)
-    for seq, payload in enumerate(payloads):
-        if seq >= request.start:
-            request.handler.replayed(request.number, TOPIC, seq, payload)
-    request.handler.ended(request.number)
-
-
-# What it gives away.
-
-
-def test_what_is_told_can_be_taken_once_and_says_that_it_is_there() -> None:
-    mirror = new_mirror()
-    mirror.changed.clear()
-    mirror.ingest(TOPIC, 0, FIRST)
-    assert mirror.changed.is_set()
-    table = Table(1 << 22)
-    for piece in mirror.take():
-        table.apply(piece)
-    assert held(table, mirror) == [[(0, 1)], [(0, 1)]]
-    assert mirror.take() == []
-    mirror.changed.clear()
-    mirror.remove_pod("a")
-    assert mirror.changed.is_set()
-    (cleared,) = mirror.take()
-    table.apply(cleared)
-    assert table.statistics()["entries"] == 0 or held(table, mirror) == []
-
-
-def test_more_than_fits_is_dropped_and_counted_and_the_content_makes_up_for_it() -> None:
-    mirror = new_mirror(bytes_max=100)
-    mirror.ingest(TOPIC, 0, FIRST)
-    assert mirror.lost == 0
-    mirror.ingest(TOPIC, 1, batch(stored([3, 4], TOKENS[32:], 2), stored([5] * 1, [7] * 16)))
-    mirror.ingest(TOPIC, 2, batch(stored(list(range(100, 140)), [*range(640)])))
-    assert mirror.lost > 0
-    table = Table(1 << 22)
-    mirror.take()
-    for content in mirror.content():
-        table.replace(content.lanes, content.records)
-    assert all(holders == [(0, 1)] for holders in held(table, mirror))
-    assert len(held(table, mirror)) == 41
-
-
-def test_pieces_are_whole_records_in_their_order() -> None:
-    log = DeltaLog(64 << 20)
-    record = b"\x01\x01\0\0" + (400_000).to_bytes(4, "little") + bytes(16) + bytes(3_200_000)
-    for _ in range(3):
-        log.append(record)
-    assert len(log) == 3 * len(record)
-    assert list(iter(log.take, b"")) == [record] * 3
-    log.append(record[:24][:4] + bytes(20))
-    log.append(bytes([3]) + bytes(23))
-    assert log.take() == record[:4] + bytes(20) + bytes([3]) + bytes(23), "small ones are one piece"
-    with pytest.raises(InputError, match="expected a record of 24 bytes"):
-        log.append(b"\x01")
-    assert len(log) == 0
-
-
-def test_one_may_take_and_read_the_content_while_another_writes() -> None:
-    mirror = new_mirror(bytes_max=1 << 26)
-    fed, loaded = Table(1 << 24), Table(1 << 24)
-    ends = threading.Event()
-
-    def write() -> None:
-        for seq in range(600):
-            pod = seq % 3
-            tokens = np.random.default_rng(seq).integers(0, 9, 64).tolist()
-            hashes = [seq * 10 + i + 1 for i in range(4)]
-            said = [stored(hashes, tokens)]
-            if seq >= 60:
-                gone = [hash - 600 for hash in hashes]
-                said.append({"type": "BlockRemoved", "block_hashes": gone})
-            mirror.ingest(b"kv@p%d@m" % pod, seq // 3, batch(*said))
-        ends.set()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        while not ends.is_set():
-            for content in mirror.content():
-                for piece in content.before:
-                    fed.apply(piece)
-                    loaded.apply(piece)
-                loaded.replace(content.lanes, content.records)
-    finally:
-        writer.join()
-    for piece in mirror.take():
-        fed.apply(piece)
-        loaded.apply(piece)
-    assert mirror.lost == 0
-    expected: dict[int, dict[int, int]] = {}
-    lanes = {name: lane for lane, name in mirror.fleet.lane_names.items()}
-    for name, blocks in mirror.residency("m").items():
-        for key, tiers in blocks.items():
-            expected.setdefault(key, {})[lanes[name]] = tiers
-    keys = np.array(sorted(expected), np.uint64)
-    for table in (fed, loaded):
-        assert [dict(holders) for holders in table.lookup(keys)] == [expected[int(key)] for key in keys]
-
+from tests.ingest.small_fleet import (
+    FIRST,
+    IN_A_WINDOW,
+    SECOND,
+    TOKENS,
+    TOPIC,
+    Clock,
+    answer,
+    doubts,
+    held,
+    new_mirror,
+    only,
+)
 
 # What it is told.
 

@@ -50,6 +50,12 @@ class NaiveTable:
             elif record.op == REMOVE:
                 self._keep(key, record.lane, ~record.tier)
 
+    def replace(self, lanes: Iterable[int], records: Iterable[Record]) -> None:
+        for lane in lanes:
+            self.apply(Record(CLEAR_LANE, lane))
+        for record in records:
+            self.apply(record)
+
     def _keep(self, key: int, lane: int, tiers: int) -> None:
         lanes = self.masks.get(key, {})
         if lane in lanes:
@@ -65,3 +71,14 @@ class NaiveTable:
 
 def nonzero(key: int) -> int:
     return key or 1
+
+
+def shard_of(segment_key: int, n_shards: int) -> int:
+    """Jump consistent hash of the scrambled key, in plain integers."""
+    key = (segment_key ^ (segment_key >> 32)) * 0x9E3779B97F4A7C15 % 2**64
+    bucket, after = 0, 0
+    while after < n_shards:
+        bucket = after
+        key = (key * 2862933555777941757 + 1) % 2**64
+        after = int((bucket + 1) * (2**31 / ((key >> 33) + 1)))
+    return bucket

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import kubernetes
 import msgspec
 import urllib3.exceptions
+import yaml
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
@@ -71,8 +72,8 @@ class PodsApi:
         finally:
             response.close()
 
-    def watch(self, version: str) -> Iterator[WatchEvent]:
-        """What happens after `version`, for `watch_s` or until the connection ends; to be read to its end.
+    def watch(self, version: str) -> Generator[WatchEvent, None, None]:
+        """What happens after `version`, for `watch_s` or until the connection ends; to be closed.
 
         Raises GoneError and ApiError, here or while it is read.
         """
@@ -86,7 +87,7 @@ class PodsApi:
         )
         return self._events(response)
 
-    def _events(self, response: Any) -> Iterator[WatchEvent]:
+    def _events(self, response: Any) -> Generator[WatchEvent, None, None]:
         with self._lock:
             self._response = response
             if self._closed:
@@ -139,7 +140,7 @@ def _connect(config: KubernetesWatchConfig) -> tuple[Any, str | None]:
                 config_file=config.kubeconfig, context=config.context, client_configuration=settings
             )
             namespace = namespace or _namespace_of_context(config)
-    except (ConfigException, OSError) as error:
+    except (ConfigException, OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{config.name}: expected a way to reach the Kubernetes API, {_short(error)}"
         ) from None
@@ -199,7 +200,7 @@ def _failed(error: ApiException) -> ApiError:
         return GoneError("Kubernetes API: 410 Gone")
     hint = ""
     if error.status in (401, 403):
-        hint = "; it needs get, list and watch on pods (deploy/kubernetes/rbac.yaml)"
+        hint = "; it needs list and watch on pods (deploy/kubernetes/rbac.yaml)"
     return ApiError(f"Kubernetes API: {error.status} {error.reason}{hint}")
 
 

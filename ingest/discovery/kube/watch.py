@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -121,11 +122,11 @@ class KubernetesWatch:
         while not self._stopping.is_set() and self._clock_s() < until_s:
             began_s = self._clock_s()
             try:
-                events = self._api.watch(self._book.version)
-                self._succeed()
-                for event in events:
-                    self._apply(event)
-                    failures = 0
+                with contextlib.closing(self._api.watch(self._book.version)) as events:
+                    self._succeed()
+                    for event in events:
+                        self._apply(event)
+                        failures = 0
                 self._counts["watches_ended"] += 1
                 if self._clock_s() < began_s + _BRIEF_S:
                     self._pause()

@@ -239,13 +239,17 @@ def _end(connection: socket.socket) -> None:
 class _Handler(http.server.BaseHTTPRequestHandler):
     """One request."""
 
-    server: _Server
     server_version = "kvatlas"
     sys_version = ""
 
+    @property
+    def owner(self) -> RegistrationServer:
+        assert isinstance(self.server, _Server)
+        return self.server.owner
+
     def setup(self) -> None:
         super().setup()
-        self.connection.settimeout(self.server.owner.config.request_s_max)
+        self.connection.settimeout(self.owner.config.request_s_max)
 
     def do_GET(self) -> None:
         self._answer(b"")
@@ -255,7 +259,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        most = self.server.owner.config.body_bytes_max
+        most = self.owner.config.body_bytes_max
         if not (length.isascii() and length.isdecimal()):
             self._refuse(411, "expected Content-Length")
         elif len(length) > 18 or int(length) > most:
@@ -268,10 +272,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, body: bytes) -> None:
         kind, _, token = self.headers.get("Authorization", "").partition(" ")
         given = token.strip() if kind.lower() == "bearer" else None
-        self._send(*self.server.owner.answer(self.command, self.path, given, body))
+        self._send(*self.owner.answer(self.command, self.path, given, body))
 
     def _refuse(self, status: int, why: str) -> None:
-        self.server.owner.count("refused_requests")
+        self.owner.count("refused_requests")
         self._send(status, {"version": VERSION, "error": why})
 
     def _send(self, status: int, said: Any) -> None:
@@ -290,7 +294,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_error(self, format: str, *args: Any) -> None:
         """Called when a read has taken too long."""
-        self.server.owner.count("connections_slow")
+        self.owner.count("connections_slow")
 
     def log_message(self, format: str, *args: Any) -> None:
         _log.debug("registration: " + format, *args)

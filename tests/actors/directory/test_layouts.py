@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kvatlas.actors.directory.layouts import Generation, Layouts, Shape, Slot
-from kvatlas.actors.directory.placement import nodes_for, slots_of
+from kvatlas.actors.directory.placement import Placement
 from kvatlas.actors.orders import Replica, ShardAsks, ShardReport
 
 FILL_S = 30.0
@@ -15,7 +15,7 @@ LEAVE_S = 12.0
 
 def generation(number: int, n_shards: int) -> Generation:
     shape = Shape(n_shards)
-    return Generation(number, shape, slots_of(number, shape, ()))
+    return Generation(number, shape, Placement((), {}).slots(number, shape))
 
 
 def asks(slot: Slot) -> ShardAsks:
@@ -120,27 +120,45 @@ class LayoutsOfProcesses(RuleBasedStateMachine):
 TestLayouts = LayoutsOfProcesses.TestCase
 
 
+def placement(*nodes: str, chosen: tuple[str, ...] = ()) -> Placement:
+    return Placement(chosen, {node: f"10.0.0.{number}" for number, node in enumerate(nodes)})
+
+
 def test_replicas_stay_where_they_are_when_a_node_comes() -> None:
     shape = Shape(2, replicas_per_node=1)
-    before = slots_of(1, shape, ["a", "b"])
-    after = slots_of(1, shape, ["a", "b", "c"], before)
+    before = placement("a", "b").slots(1, shape)
+    after = placement("a", "b", "c").slots(1, shape, before)
     assert before.items() <= after.items()
     assert sorted(after.values()) == ["a", "a", "b", "b", "c", "c"]
 
 
 def test_a_slot_of_a_node_that_left_is_not_given_to_another_at_once() -> None:
     shape = Shape(1, replicas_per_node=1)
-    before = slots_of(1, shape, ["a", "b"])
-    after = slots_of(1, shape, ["a", "c"], before)
+    before = placement("a", "b").slots(1, shape)
+    after = placement("a", "c").slots(1, shape, before)
     (gone,) = (slot for slot, node in before.items() if node == "b")
     assert gone not in after and sorted(after.values()) == ["a", "c"]
 
 
 def test_nodes_are_chosen_from_those_alive_less_those_to_be_left() -> None:
-    assert nodes_for(["b", "a", "c"], (), ("c",)) == ("a", "b")
-    assert nodes_for(["b", "a", "c"], ("c", "x"), ()) == ("c",)
+    assert placement("b", "a", "c").nodes_for(Shape(1, 0, ("c",))) == ("a", "b")
+    assert placement("b", "a", "c", chosen=("c", "x")).nodes_for(Shape(1)) == ("c",)
 
 
-def test_one_of_each_shard_is_dealt_out_to_the_nodes() -> None:
-    assert list(slots_of(1, Shape(3), ["a", "b"]).values()) == ["a", "b", "a"]
-    assert set(slots_of(1, Shape(3), ()).values()) == {""}
+def test_one_of_each_shard_is_dealt_out_where_nodes_are_chosen() -> None:
+    dealt = placement("a", "b", "c").slots(1, Shape(3, 0, ("c",)))
+    assert list(dealt.values()) == ["a", "b", "a"]
+    moved = placement("b", "c").slots(1, Shape(3, 0, ("c",)), dealt)
+    assert list(moved.values()) == ["b", "b", "b"]
+    assert set(placement("a", "b").slots(1, Shape(3)).values()) == {""}
+
+
+def test_a_process_on_a_node_that_left_is_not_heard_any_more() -> None:
+    shape = Shape(2, 0, ("c",))
+    one = Generation(1, shape, placement("a", "b").slots(1, shape))
+    layouts = Layouts(one, issue_incarnation=iter(range(1, 9)).__next__, leave_s=1.0, clock_s=lambda: 0.0)
+    for slot in one.slots:
+        layouts.hear(report(slot, layouts.enlist(asks(slot)) or 0))
+    assert one.move(placement("b").slots(1, shape, one.slots))
+    assert [replica.shard for replica in one.replicas] == [1]
+    assert not one.move(dict(one.slots))

@@ -71,6 +71,13 @@ def test_who_speaks_is_left_alone_and_so_is_who_never_does(rig: Rig) -> None:
         assert rig.step(SHARD, SCORER, s=rig.now_s - 1.0) == []
 
 
+def test_what_is_bound_to_a_node_is_begun_anew_on_another(rig: Rig) -> None:
+    bound = SHARD._replace(node="n1", is_bound=True)
+    rig.step(bound)
+    assert rig.step(bound._replace(node="n2")) == [("end", "s"), ("begin", "s")]
+    assert rig.step(bound._replace(node="n2")) == []
+
+
 def test_what_is_not_wanted_is_ended_after_it_could_end_itself(rig: Rig) -> None:
     rig.step(SHARD)
     assert rig.step() == []

@@ -35,11 +35,10 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def actor() -> Iterator[Any]:
-    made = (
-        ray.remote(EchoActor)
-        .options(name="c/shard/1-0-0", max_concurrency=SETTINGS.in_flight_max + 1, max_restarts=-1)
-        .remote()
-    )
+    kind: Any = ray.remote(EchoActor)
+    made = kind.options(
+        name="c/shard/1-0-0", max_concurrency=SETTINGS.in_flight_max + 1, max_restarts=-1
+    ).remote()
     ray.get(made.process_id.remote())
     yield made
     ray.kill(made, no_restart=True)

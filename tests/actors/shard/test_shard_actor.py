@@ -71,7 +71,8 @@ def keys() -> LinkKeys:
 
 @pytest.fixture
 def registry(keys: LinkKeys) -> Iterator[Any]:
-    made = ray.remote(Registry).options(name="c/directory", num_cpus=0).remote(keys)
+    kind: Any = ray.remote(Registry)
+    made = kind.options(name="c/directory", num_cpus=0).remote(keys)
     yield made
     ray.kill(made)
 

@@ -155,13 +155,13 @@ def test_paused_it_is_not_believed_until_the_directory_has_spoken(
     reader = TableReader(enlisted(program, keys).path)
     wait_until(lambda: reader.whole)
     program.answer(orders(keys))
+    program.report()
     wait_until(lambda: reader.age_ms < 20)
     os.kill(program.process.pid, signal.SIGSTOP)
     wait_until(lambda: reader.age_ms > 300)
     os.kill(program.process.pid, signal.SIGCONT)
     wait_until(lambda: not reader.whole)
     assert reader.age_ms > 300, "it does not say that it lives"
-    program.report()
     program.answer(orders(keys))  # to what it asked before
     program.report()
     assert not reader.whole and reader.age_ms > 300

@@ -194,6 +194,22 @@ def test_next_session_goes_on_from_the_checkpoint_and_settles_when_all_are_heard
     assert rig.agree()
 
 
+def test_pod_of_a_checkpoint_that_others_follow_by_now_is_forgotten(rig: Rig, tmp_path: Path) -> None:
+    rig.settings = SubscriberSettings(atlas=SETTINGS.atlas, checkpoint_folder=str(tmp_path / "kept"))
+    rig.add_server("a")
+    rig.add_server("b")
+    rig.serve("a")
+    rig.serve("b")
+    first = rig.start()
+    wait_until(rig.agree)
+    assert first.save()
+    first.stop()
+    rig.pods.pop("a")
+    rig.leases = (Lease(100, 50),)
+    second = rig.start()
+    assert states(second.mirror.part()).keys() == {"b"}
+
+
 def test_session_that_is_retired_knows_it(rig: Rig) -> None:
     rig.add_server("a")
     service = rig.start()

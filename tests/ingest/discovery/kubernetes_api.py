@@ -186,10 +186,14 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+
+    @property
+    def api(self) -> KubernetesApi:
+        assert isinstance(self.server, _Server)
+        return self.server.api
 
     def do_GET(self) -> None:
-        api = self.server.api
+        api = self.api
         parts = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         api.asked.append(query)
@@ -206,9 +210,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _pods(self, query: dict[str, str], namespace: str | None) -> None:
         is_watch = query.get("watch") in ("true", "True", "1")
-        with self.server.api.changed:
-            self.server.api.requests["watch" if is_watch else "list"] += 1
-            self.server.api.changed.notify_all()
+        with self.api.changed:
+            self.api.requests["watch" if is_watch else "list"] += 1
+            self.api.changed.notify_all()
         if is_watch:
             self._watch(query, namespace)
         else:
@@ -217,7 +221,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     # Lists.
 
     def _list(self, query: dict[str, str], namespace: str | None) -> None:
-        api = self.server.api
+        api = self.api
         number, at_version = 0, None
         if "continue" in query:
             token = json.loads(base64.b64decode(query["continue"]))
@@ -243,8 +247,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _at(self, version: int) -> list[dict[str, Any]]:
         """All objects as they were then, by name."""
-        objects = dict(self.server.api.objects)
-        for then, event in reversed(self.server.api.history):
+        objects = dict(self.api.objects)
+        for then, event in reversed(self.api.history):
             if then > version and event["type"] == "ADDED":
                 objects.pop(_key(event["object"]), None)
         return [objects[name] for name in sorted(objects)]
@@ -252,7 +256,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     # Watches.
 
     def _watch(self, query: dict[str, str], namespace: str | None) -> None:
-        api = self.server.api
+        api = self.api
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
@@ -270,7 +274,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 api.changed.notify_all()
 
     def _stream(self, query: dict[str, str], namespace: str | None) -> None:
-        api = self.server.api
+        api = self.api
         at, cut = int(query["resourceVersion"]), api.cut
         if at < api.oldest:
             failure = {

@@ -160,7 +160,7 @@ def test_requests_beyond_the_bounds_are_refused(head: bytes, status: bytes) -> N
 @pytest.mark.parametrize("by_file", [False, True], ids=["token", "token file"])
 def test_without_the_token_nothing_is_told_and_nothing_changes(tmp_path: Path, by_file: bool) -> None:
     (tmp_path / "token").write_text("secret\n", encoding="ascii")
-    config = {"token_file": str(tmp_path / "token")} if by_file else {"token": "secret"}
+    config: dict[str, Any] = {"token_file": str(tmp_path / "token")} if by_file else {"token": "secret"}
     with running(**config) as at:
         for token in (None, "", "wrong", "secret2", "é"):
             given = None if token is None else token.encode("utf-8").decode("latin-1")

@@ -130,15 +130,30 @@ def test_a_file_that_is_gone_changes_nothing_until_it_is_back(rig: Rig) -> None:
     rig.write(text("a"))
     rig.look()
     assert rig.failing == ""
-    assert rig.told.replaced == 1
+    assert set(rig.told.pods) == {"a"}
 
 
-def test_a_directory_or_a_file_too_long_is_not_read(rig: Rig) -> None:
+def test_a_wrong_file_that_is_gone_and_back_is_still_wrong(rig: Rig) -> None:
+    rig.write("pods: [")
+    rig.look()
+    rig.path.unlink()
+    rig.look()
+    assert "cannot read" in rig.failing
+    rig.write("pods: [")
+    rig.look()
+    assert "expected YAML or JSON" in rig.failing
+
+
+def test_a_folder_a_pipe_or_a_file_too_long_is_not_read(rig: Rig) -> None:
     rig.path.unlink()
     rig.path.mkdir()
     rig.look()
-    assert "cannot read" in rig.failing
+    assert "expected a file, got a folder" in rig.failing
     rig.path.rmdir()
+    os.mkfifo(rig.path)  # whoever opens it waits for a writer
+    rig.look()
+    assert "expected a file" in rig.failing
+    rig.path.unlink()
     rig.watch = WatchedFile(FileWatchConfig(path=str(rig.path), file_bytes_max=10), lambda: rig.now_s)
     rig.write(text("a"))
     rig.look()

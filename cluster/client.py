@@ -1,0 +1,251 @@
+"""A cluster, for whoever asks it: a driver, an actor, a Serve replica, an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from kvatlas.actors.directory.status import ClusterStatus
+from kvatlas.actors.orders import NAMESPACE, decode
+from kvatlas.actors.reading.cluster_reader import ClusterReader
+from kvatlas.actors.reading.connection import Connection, DirectoryCalls, connection_to
+from kvatlas.actors.reading.reader_status import ReaderStatus
+from kvatlas.actors.reading.settings import ReaderSettings
+from kvatlas.index.errors import ClusterError
+from kvatlas.index.keys import Feature, TokenIds
+from kvatlas.index.scores import Explanation, Scores
+from kvatlas.index.scores_batch import ScoresBatch
+from kvatlas.index.shards import Strategy
+from kvatlas.index.view import WorkerView
+from kvatlas.ingest.discovery.pods import DiscoveredPod, encode_pod
+
+
+class Client:
+    """Asks one cluster. Any thread may call any method; clients of one process share a connection.
+
+    Cheap to make and to pickle: it connects with the first call, in whatever process it then is, which
+    must be connected to Ray. Actors that restart are found again. Reads need no Ray call: they look
+    blocks up in shared memory where a shard lies on the own node, else ask the shard by its socket.
+    """
+
+    def __init__(self, cluster: str, settings: ReaderSettings | None = None) -> None:
+        self.cluster = cluster
+        self.settings = settings or ReaderSettings()
+        self._connection: Connection | None = None
+        self._is_closed = False
+
+    # Reads.
+
+    def score(
+        self,
+        token_ids: TokenIds,
+        *,
+        model: str,
+        lora: str | None = None,
+        cache_salt: str | None = None,
+        features: Iterable[Feature] | None = None,
+        pods: Iterable[str] | None = None,
+        strategy: Strategy = "reusable",
+    ) -> Scores:
+        """How much of a prompt each pod can reuse. Arguments as `kvatlas.Atlas.score`.
+
+        `Scores.is_whole` is False while a shard of the prompt is missing or being filled; while the
+        directory is silent for long, every match is DEGRADED. Raises ClusterError when the cluster
+        cannot be found, InputError for what are no token ids.
+        """
+        return self._reader().score(
+            token_ids,
+            model=model,
+            lora=lora,
+            cache_salt=cache_salt,
+            features=features,
+            pods=pods,
+            strategy=strategy,
+        )
+
+    def score_many(
+        self,
+        prompts: Sequence[TokenIds] | TokenIds,
+        *,
+        model: str,
+        offsets: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
+        lora: str | None = None,
+        cache_salt: str | None = None,
+        pods: Iterable[str] | None = None,
+        strategy: Strategy = "reusable",
+    ) -> ScoresBatch:
+        """Scores of many prompts. Arguments as `kvatlas.Atlas.score_many`."""
+        return self._reader().score_many(
+            prompts,
+            model=model,
+            offsets=offsets,
+            lora=lora,
+            cache_salt=cache_salt,
+            pods=pods,
+            strategy=strategy,
+        )
+
+    def explain(
+        self,
+        token_ids: TokenIds,
+        *,
+        model: str,
+        lora: str | None = None,
+        cache_salt: str | None = None,
+        features: Iterable[Feature] | None = None,
+        pods: Iterable[str] | None = None,
+    ) -> Explanation:
+        """For each worker of the model: what it holds of the prompt, and why its match ends there."""
+        return self._reader().explain(
+            token_ids, model=model, lora=lora, cache_salt=cache_salt, features=features, pods=pods
+        )
+
+    def pods(self) -> tuple[WorkerView, ...]:
+        """Every worker of every pod, as readers see it: its groups, its state, its doubts."""
+        return self._reader().pods()
+
+    def reading(self) -> ReaderStatus:
+        """How this process reads the cluster: shard by shard, and how old its view is."""
+        return self._reader().status()
+
+    # The same for event loops: what must be asked for is awaited.
+
+    async def score_async(
+        self,
+        token_ids: TokenIds,
+        *,
+        model: str,
+        lora: str | None = None,
+        cache_salt: str | None = None,
+        features: Iterable[Feature] | None = None,
+        pods: Iterable[str] | None = None,
+        strategy: Strategy = "reusable",
+    ) -> Scores:
+        """As `score`. From shared memory it answers at once, in some tens of microseconds."""
+        return await (await self._reader_async()).score_async(
+            token_ids,
+            model=model,
+            lora=lora,
+            cache_salt=cache_salt,
+            features=features,
+            pods=pods,
+            strategy=strategy,
+        )
+
+    async def score_many_async(
+        self,
+        prompts: Sequence[TokenIds] | TokenIds,
+        *,
+        model: str,
+        offsets: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
+        lora: str | None = None,
+        cache_salt: str | None = None,
+        pods: Iterable[str] | None = None,
+        strategy: Strategy = "reusable",
+    ) -> ScoresBatch:
+        """As `score_many`. Its matches hold the event loop."""
+        return await (await self._reader_async()).score_many_async(
+            prompts,
+            model=model,
+            offsets=offsets,
+            lora=lora,
+            cache_salt=cache_salt,
+            pods=pods,
+            strategy=strategy,
+        )
+
+    async def explain_async(
+        self,
+        token_ids: TokenIds,
+        *,
+        model: str,
+        lora: str | None = None,
+        cache_salt: str | None = None,
+        features: Iterable[Feature] | None = None,
+        pods: Iterable[str] | None = None,
+    ) -> Explanation:
+        """As `explain`."""
+        return await (await self._reader_async()).explain_async(
+            token_ids, model=model, lora=lora, cache_salt=cache_salt, features=features, pods=pods
+        )
+
+    # The cluster.
+
+    def status(self) -> ClusterStatus:
+        """How the cluster is, as its directory knows it: one Ray call."""
+        return self.directory().ask("status", ClusterStatus)
+
+    async def status_async(self) -> ClusterStatus:
+        """As `status`."""
+        return decode(await self.directory().call_async("status"), ClusterStatus)
+
+    def add_pod(self, pod: DiscoveredPod) -> None:
+        """Have the cluster follow a pod. Raises InputError when it cannot be."""
+        self.directory().call("add_pod", encode_pod(pod))
+
+    def remove_pod(self, pod: str) -> bool:
+        """Forget a pod that was added; false when there was none of this name."""
+        return bool(self.directory().call("remove_pod", pod))
+
+    def scorer(self, number: int | None = None) -> Any:
+        """Ray's handle of a scorer, for those who cannot read themselves: `.score.remote(token_ids,
+        model=...)`, `score_many`, `explain`. Of several one by chance, or that with this number.
+
+        Raises ClusterError when there is none.
+        """
+        names = list(self.status().scorers) if number is None else [f"{self.cluster}/scorer/{number}"]
+        random.shuffle(names)
+        for name in names:
+            try:
+                return ray.get_actor(name, namespace=NAMESPACE)
+            except ValueError:
+                continue
+        raise ClusterError(f"cluster {self.cluster!r}: expected a scorer, found none of {names}")
+
+    def directory(self) -> DirectoryCalls:
+        """Calls the cluster's directory, wherever it is just now."""
+        return self._connected().calls
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Wait until it can be read. Raises ClusterError when it cannot in time."""
+        self._reader().wait_ready(timeout_s)
+
+    def close(self) -> None:
+        """Let go of the connection; it ends with the last client that holds it. Twice is fine."""
+        self._is_closed = True
+        self._connection = None
+
+    def _connected(self) -> Connection:
+        connection = self._connection
+        if connection is None:
+            if self._is_closed:
+                raise ClusterError(f"cluster {self.cluster!r}: expected an open client, got a closed one")
+            connection = self._connection = connection_to(self.cluster, self.settings)
+        return connection
+
+    def _reader(self) -> ClusterReader:
+        return (self._connection or self._connected()).reader()
+
+    async def _reader_async(self) -> ClusterReader:
+        connection = self._connection or self._connected()
+        if connection.is_ready:
+            return connection.reader()
+        return await asyncio.get_running_loop().run_in_executor(None, connection.reader)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Client, (self.cluster, self.settings)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.cluster!r})"

@@ -1,0 +1,143 @@
+"""The commands `kvatlas up`, `scale` and `down`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from kvatlas.cluster.commands.options import DEFAULT_ADDRESS, DEFAULT_CLUSTER, Address, Cluster
+from kvatlas.cluster.config.cluster_config import ClusterConfig
+from kvatlas.cluster.config.loading import load_config
+from kvatlas.cluster.config.writing import to_yaml
+from kvatlas.cluster.user_errors import clear_errors
+from kvatlas.index.errors import ClusterError, ConfigError
+
+if TYPE_CHECKING:  # Ray takes a second to import: only where it is used
+    from kvatlas.actors.directory.status import ClusterStatus
+    from kvatlas.cluster.client import Client
+
+_LOOK_S = 0.25
+
+
+def up(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A YAML file, see docs/configuration.md.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Instead of the file's name.")] = None,
+    address: Address = DEFAULT_ADDRESS,
+    shards: Annotated[int | None, typer.Option(min=1, help="Instead of the file's shards.count.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only read the configuration, and print what is no default.")
+    ] = False,
+    wait_s: Annotated[
+        float, typer.Option("--wait", min=1, help="Seconds until all shards must be up.")
+    ] = 120,
+) -> None:
+    """Start a cluster on Ray, or connect to it where it runs already.
+
+    A detached cluster goes on by itself; with `lifetime: owned` this command stays, and ends it by Ctrl-C.
+    """
+    console = Console(stderr=True)
+    with clear_errors():
+        given: dict[str, object] = {"name": name, "shards__count": shards}
+        read = load_config(config, **{key: value for key, value in given.items() if value is not None})
+        if check:
+            typer.echo(to_yaml(read), nl=False)
+            return
+        _start(read, address, wait_s, console)
+
+
+def scale(
+    shards: Annotated[int | None, typer.Option(min=1, max=1024, help="Shards from now on.")] = None,
+    replicas_per_node: Annotated[
+        int | None, typer.Option(min=0, max=8, help="Replicas of every shard on each node; 0: one in all.")
+    ] = None,
+    off_node: Annotated[
+        list[str] | None, typer.Option(help="Ray id of a node to move shards away from. Repeatable.")
+    ] = None,
+    name: Cluster = DEFAULT_CLUSTER,
+    address: Address = DEFAULT_ADDRESS,
+    wait_s: Annotated[
+        float, typer.Option("--wait", min=0, help="Seconds to wait for the switch; 0: none.")
+    ] = 60,
+) -> None:
+    """Change the number of shards, their replicas, or their nodes, while everything goes on."""
+    console = Console(stderr=True)
+    with clear_errors():
+        if shards is None and replicas_per_node is None and not off_node:
+            raise ConfigError("scale: expected --shards, --replicas-per-node or --off-node, got none")
+        from kvatlas.cluster import launch
+
+        client = launch.connect(name, address=address)
+        before = client.status()
+        launch.scale(
+            name, shards=shards, replicas_per_node=replicas_per_node, off_nodes=off_node, address=address
+        )
+        if wait_s > 0:
+            _wait_switched(client, before, wait_s, console)
+        _say(console, client.status())
+
+
+def down(name: Cluster = DEFAULT_CLUSTER, address: Address = DEFAULT_ADDRESS) -> None:
+    """End a cluster: its actors, its tables in shared memory, and what it kept in Ray."""
+    with clear_errors():
+        from kvatlas.cluster import launch
+
+        launch.down(name, address=address)
+        typer.echo(f"{name}: down")
+
+
+def _start(config: ClusterConfig, address: str, wait_s: float, console: Console) -> None:
+    from kvatlas.cluster import launch
+
+    with console.status(f"starting {config.name}"):
+        client = launch.start(config, address=address, ready_s_max=wait_s)
+    _say(console, client.status())
+    if config.lifetime == "owned":
+        console.print("it ends with this command: Ctrl-C", highlight=False)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            launch.down(config.name, address=address)
+
+
+def has_switched(before: ClusterStatus, now: ClusterStatus) -> bool:
+    """Whether a newer layout is served, or nothing had to change."""
+    if now.building_waits_for or any(layout.state == "building" for layout in now.layouts):
+        return False
+    newest = max((layout.number for layout in before.layouts), default=0)
+    switched = any(layout.state == "serving" and layout.number > newest for layout in now.layouts)
+    return switched or now.desired_shards == before.desired_shards
+
+
+def _wait_switched(client: Client, before: ClusterStatus, wait_s: float, console: Console) -> None:
+    until_s, never = time.monotonic() + wait_s, threading.Event()
+    with console.status("waiting for the new layout") as shown:
+        while not has_switched(before, status := client.status()):
+            if time.monotonic() >= until_s:
+                raise ClusterError(
+                    f"{status.cluster}: expected a new layout within {wait_s:g} s; {told(status)}"
+                )
+            shown.update(f"waiting for the new layout: {told(status)}")
+            never.wait(_LOOK_S)
+
+
+def told(status: ClusterStatus) -> str:
+    """A cluster in a line."""
+    layouts = ", ".join(
+        f"layout {layout.number} {layout.state}: {layout.n_up} of {layout.n_slots} processes up, "
+        f"{layout.n_whole} whole"
+        for layout in status.layouts
+    )
+    waits = f"; waits for {status.building_waits_for}" if status.building_waits_for else ""
+    return f"{layouts or 'no layout yet'}{waits}"
+
+
+def _say(console: Console, status: ClusterStatus) -> None:
+    pods = f"{len(status.pods)} pods, {len(status.subscribers)} subscribers"
+    console.print(f"{status.cluster}: {told(status)}; {pods}", highlight=False, soft_wrap=True)

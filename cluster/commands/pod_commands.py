@@ -1,0 +1,88 @@
+"""The commands `kvatlas pods add`, `remove` and `list`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kvatlas.cluster.commands.options import DEFAULT_ADDRESS, DEFAULT_CLUSTER, Address, AsJson, Cluster
+from kvatlas.cluster.user_errors import clear_errors
+from kvatlas.index.errors import InputError
+from kvatlas.ingest.discovery.entries import PodEntry
+
+pods = typer.Typer(
+    help="Add, remove and list the model servers that a cluster follows.", no_args_is_help=True
+)
+
+
+@pods.command()
+def add(
+    pod: Annotated[str, typer.Argument(help="Its id.")],
+    endpoint: Annotated[str | None, typer.Option(help="tcp://HOST:PORT of its KV events, of rank 0.")] = None,
+    replay_endpoint: Annotated[str | None, typer.Option(help="Of its replay socket, of rank 0.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="http://HOST:PORT of a server that tells its endpoints itself.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Its model, where its topic does not say.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, max=256, help="Data-parallel ranks.")] = 1,
+    node: Annotated[str | None, typer.Option(help="Where it runs: IP address or Ray node id.")] = None,
+    name: Cluster = DEFAULT_CLUSTER,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Follow a model server, until it is removed."""
+    with clear_errors():
+        entry = PodEntry(
+            pod=pod,
+            endpoint=endpoint,
+            replay_endpoint=replay_endpoint,
+            url=url,
+            model=model,
+            ranks=ranks,
+            node=node,
+        )
+        from kvatlas.cluster import launch
+
+        launch.connect(name, address=address).add_pod(entry.discovered("command line"))
+        typer.echo(f"{pod}: added to {name}")
+
+
+@pods.command()
+def remove(
+    pod: Annotated[str, typer.Argument(help="Its id.")],
+    name: Cluster = DEFAULT_CLUSTER,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Follow a pod no more that was added by hand, and forget its blocks."""
+    with clear_errors():
+        from kvatlas.cluster import launch
+
+        if not launch.connect(name, address=address).remove_pod(pod):
+            raise InputError(
+                f"{pod}: expected a pod that was added by hand, got none; `kvatlas pods list` shows them"
+            )
+        typer.echo(f"{pod}: removed from {name}")
+
+
+@pods.command("list")
+def list_pods(
+    name: Cluster = DEFAULT_CLUSTER, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False
+) -> None:
+    """Show the pods that discovery knows, who follows them, and why one is not followed."""
+    with clear_errors():
+        from kvatlas.cluster import launch
+
+        known = launch.connect(name, address=address).status().pods
+    if as_json:
+        typer.echo(json.dumps(msgspec.to_builtins(known)))
+        return
+    table = Table("pod", "model", "state", "why", "found by", "subscriber", box=None, pad_edge=False)
+    for pod in known:
+        cells = (pod.pod, pod.model or "", pod.state, pod.why, pod.found_by, pod.subscriber)
+        table.add_row(*map(Text, cells))  # names are not markup
+    Console().print(table if known else f"{name}: no pods", highlight=False)

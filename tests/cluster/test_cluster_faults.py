@@ -1,0 +1,179 @@
+"""Processes that die, or stand still, while a cluster answers; quiet afterwards heals everything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from kvatlas.cluster import launch
+from kvatlas.cluster.client import Client
+from kvatlas.cluster.config.actors_config import ScorersConfig, ShardsConfig, SubscribersConfig
+from kvatlas.cluster.config.cluster_config import ClusterConfig
+from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray, process_of, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+UP_S = 60.0
+"""Time for a process to be up again on a busy machine; not what is measured here."""
+HEAL_S = 5.0
+"""From the last new process being up until every answer is exact."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    with local_ray():
+        yield
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    with fleet_of(3) as fleet:
+        fleet.serve(60)
+        yield fleet
+
+
+@pytest.fixture
+def client(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Client]:
+    config = ClusterConfig(
+        name="faults",
+        discovery=fleet.discovery,
+        shards=ShardsConfig(count=4, table_bytes_max=64 << 20),
+        subscribers=SubscribersConfig(pods_each=2),
+        scorers=ScorersConfig(count=1),
+    )
+    with launch.start(config) as client:
+        fleet.wait_agreed(client)
+        yield client
+    launch.down("faults")
+
+
+class Asker:
+    """Asks all the time, beside whatever happens, and holds each answer against the servers.
+
+    The fleet only grows meanwhile: no answer may say more than is true after it, and none that says it is
+    whole may say less than was true when the asker began, of workers that are EXACT.
+    """
+
+    def __init__(self, client: Client, fleet: Fleet) -> None:
+        self._client = client
+        self._fleet = fleet
+        self._prompts = fleet.sample(20)
+        self._least = [fleet.truth(prompt) for prompt in self._prompts]
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.wrong: list[str] = []
+        self.answers = 0
+        self.partial = 0
+        self.pause_s_max = 0.0
+
+    def __enter__(self) -> Asker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        answered_s = time.monotonic()
+        while not self._stopping.wait(0.002):
+            at = self.answers % len(self._prompts)
+            self._ask(self._prompts[at], self._least[at])
+            self.answers += 1
+            now_s = time.monotonic()
+            self.pause_s_max = max(self.pause_s_max, now_s - answered_s)
+            answered_s = now_s
+
+    def _ask(self, prompt: list[int], least: dict[str, int]) -> None:
+        scores = self._client.score(prompt, model=MODEL)
+        self.partial += not scores.is_whole
+        most = self._fleet.truth(prompt)
+        exact = {match.pod: match.cached_tokens for match in scores.matches if match.truth == "EXACT"}
+        for pod, tokens in exact.items():
+            if tokens > most.get(pod, 0) or (scores.is_whole and tokens < least.get(pod, 0)):
+                whole = "whole" if scores.is_whole else "not whole"
+                self.wrong.append(f"{pod}: {whole}, said {tokens}, {least.get(pod, 0)} to {most.get(pod, 0)}")
+
+
+@pytest.mark.parametrize("kind", ["shard/1-0-0", "subscriber/0", "scorer/0", "directory"])
+def test_a_process_that_is_killed_comes_back_and_answers_go_on(
+    client: Client, fleet: Fleet, kind: str
+) -> None:
+    name = f"faults/{kind}"
+    with Asker(client, fleet) as asker:
+        killed = process_of(name)
+        os.kill(killed, signal.SIGKILL)
+        fleet.serve(10)
+        wait_until(lambda: process_of(name) not in (0, killed), UP_S, lambda: name)
+        fleet.wait_agreed(client, HEAL_S)
+    assert asker.wrong == []
+    assert asker.pause_s_max < 1.0 and asker.answers > 100
+
+
+def test_a_shard_that_stands_still_is_replaced_and_fenced(client: Client, fleet: Fleet) -> None:
+    name = "faults/shard/1-1-0"
+    stopped = process_of(name)
+    with Asker(client, fleet) as asker:
+        os.kill(stopped, signal.SIGSTOP)
+        fleet.serve(10)
+        wait_until(lambda: process_of(name) not in (0, stopped), UP_S, lambda: name)
+        fleet.wait_agreed(client, HEAL_S)
+    assert asker.wrong == [] and asker.pause_s_max < 1.0
+
+
+def test_a_subscriber_that_stands_still_and_comes_back_changes_nothing_wrongly(
+    client: Client, fleet: Fleet
+) -> None:
+    name = "faults/subscriber/0"
+    stopped = process_of(name)
+    with Asker(client, fleet) as asker:
+        os.kill(stopped, signal.SIGSTOP)
+        fleet.serve(10)
+        wait_until(
+            lambda: any(view.state == "DEGRADED" for view in client.pods()), 10, lambda: client.status()
+        )
+        os.kill(stopped, signal.SIGCONT)
+        fleet.wait_agreed(client, UP_S)
+    assert asker.pause_s_max < 1.0
+
+
+def test_everything_killed_at_once_comes_back(client: Client, fleet: Fleet) -> None:
+    names = launch.actors_of("faults")
+    killed = {name: process_of(name) for name in names}
+    with Asker(client, fleet) as asker:
+        for pid in killed.values():
+            os.kill(pid, signal.SIGKILL)
+        fleet.serve(10)
+        wait_until(lambda: all(process_of(name) not in (0, killed[name]) for name in names), UP_S)
+        fleet.wait_agreed(client, 30)
+    assert asker.wrong == [] and asker.pause_s_max < 1.0
+
+
+def test_answers_stay_right_while_the_layout_changes(client: Client, fleet: Fleet) -> None:
+    with Asker(client, fleet) as asker:
+        launch.scale("faults", shards=8)
+        wait_until(
+            lambda: fleet.serve() or client.status().layouts[0].n_shards == 8, UP_S, lambda: client.status()
+        )
+        fleet.wait_agreed(client, HEAL_S)
+    assert asker.wrong == [] and asker.partial == 0 and asker.pause_s_max < 1.0
+
+
+def test_a_directory_killed_while_a_layout_is_built_builds_it_again(client: Client, fleet: Fleet) -> None:
+    with Asker(client, fleet) as asker:
+        launch.scale("faults", shards=6)
+        wait_until(lambda: len(client.status().layouts) == 2, 10, lambda: client.status())
+        killed = process_of("faults/directory")
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: process_of("faults/directory") not in (0, killed), UP_S)
+        wait_until(lambda: client.status().layouts[0].n_shards == 6, UP_S, lambda: client.status())
+        fleet.serve(10)
+        fleet.wait_agreed(client, HEAL_S)
+    assert asker.wrong == [] and asker.pause_s_max < 1.0
+    serving = client.status().layouts[0]
+    assert serving.number > 2, "a layout that was not committed is not continued"
