@@ -115,7 +115,7 @@ WITHOUT_NATIVE := recording sockets/test_curve.py sockets/test_replay_client.py 
                   sockets/test_subscriber_faults.py sockets/test_subscriber_replay.py stream/test_faults_over_sockets.py
 SANITIZED_address := tests/index tests/ingest $(WITHOUT_NATIVE:%=--ignore=tests/ingest/%)
 SANITIZED_thread := tests/index/test_threads.py tests/index/test_table.py tests/index/test_match.py \
-                    tests/ingest/test_atlas.py tests/ingest/sockets/test_subscriber.py
+                    tests/ingest/test_atlas.py tests/ingest/test_gathering.py tests/ingest/sockets/test_subscriber.py
 
 sanitize-address sanitize-thread: sanitize-%: $(VENV)/.requirements
 	$(call say,Native tests under the $* sanitizer)

@@ -1,4 +1,4 @@
-"""What asking a shard in another process costs: over its socket, over a Ray call, beside an empty Ray call."""
+"""What it costs to ask a shard: over its socket, over a Ray call, beside an empty Ray call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ray
 import zmq
 from results import Result, arguments, rated, show, timed
 from timing import Contender, alternate
-from workload import keys_of, random_tokens
+from workload import ADD, REMOVE, keys_of, random_tokens, record
 
 from kvatlas.actors.link.client import SocketLinks
 from kvatlas.actors.link.link import ShardLink
@@ -21,6 +21,7 @@ from kvatlas.actors.link.server import LinkServer
 from kvatlas.actors.orders import LinkKeys, ShardAsks
 from kvatlas.actors.shard.service import ShardService
 from kvatlas.actors.shard.settings import ShardSettings
+from kvatlas.index._native import SEGMENT_BLOCKS
 
 SESSION = 1
 BLOCKS_OF_A_DELTA = (64, 1024, 16_384)
@@ -82,18 +83,13 @@ def asked(
 def changes(blocks: int) -> Callable[[], bytes]:
     """Deltas that store sequences of so many blocks and drop them again."""
     keys = keys_of(random_tokens(np.random.default_rng(5), blocks))
-    ops = itertools.cycle((1, 2))
+    ops = itertools.cycle((ADD, REMOVE))
 
-    def next_delta() -> bytes:
-        op = next(ops)
-        return b"".join(
-            np.array([op | 1 << 8 | len(part) << 32, 1], dtype="<u8").tobytes()
-            + part[:1].tobytes()
-            + part.tobytes()
-            for part in np.split(keys, range(128, blocks, 128))
-        )
+    def next_records() -> bytes:
+        op, segments = next(ops), np.split(keys, range(SEGMENT_BLOCKS, blocks, SEGMENT_BLOCKS))
+        return b"".join(record(op, 1, int(part[0]), part) for part in segments)
 
-    return lambda: delta(HERE, SESSION, next(NUMBERS), next_delta())
+    return lambda: delta(HERE, SESSION, next(NUMBERS), next_records())
 
 
 def measure(ways: Ways, rounds: int, calls: int) -> list[Result]:

@@ -64,10 +64,15 @@ def hold_shards(n_shards: int, folder: str) -> None:
         replicas.append(services[-1].report(server.endpoint).replica)
     say(encode(Layout(number=1, n_shards=n_shards, replicas=tuple(replicas))).hex())
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+    threading.Thread(target=wait_for_end, args=(over,), daemon=True).start()
     while not over.wait(0.5):
         for service in services:
             service.heartbeat()
+
+
+def wait_for_end(over: threading.Event) -> None:
+    sys.stdin.read()
+    over.set()
 
 
 def subscribe() -> None:
@@ -223,7 +228,13 @@ def latency(n_shards: int, seconds: float) -> list[Result]:
     cuts = statistics.quantiles(took_ms, n=100)
     what = f"{PODS} pods x {BATCHES_PER_S} batches/s, {n_shards} shards, event to visible"
     return [
-        Result(row=f"outbox/visible/p{at}", what=f"{what}, p{at}", unit="ms", median=cuts[at - 1], best=cuts[at - 1])
+        Result(
+            row=f"outbox/visible/p{at}",
+            what=f"{what}, p{at}",
+            unit="ms",
+            median=cuts[at - 1],
+            best=cuts[at - 1],
+        )
         for at in (50, 99)
     ]
 
@@ -238,7 +249,8 @@ def memory(pairs: int) -> list[Result]:
             while made.memory()[1] < pairs_of(sequences):
                 time.sleep(0.05)
             resident, stored, mirrors = made.memory()
-        what = f"memory of a subscriber of {n_pods} pods, {stored / 1e3:.0f} k blocks, mirrors {mirrors >> 20} MiB"
+        holds = f"{stored / 1e3:.0f} k blocks, mirrors {mirrors >> 20} MiB"
+        what = f"memory of a subscriber of {n_pods} pods, {holds}"
         mib = resident / (1 << 20)
         results.append(Result(row=f"outbox/memory/{n_pods}", what=what, unit="MiB", median=mib, best=mib))
     return results

@@ -217,7 +217,7 @@ def measure(args: Any, atlas: Atlas, client: Client, asked: list[Tokens], rounds
     for prompt in asked:
 
         def agree(prompt: Tokens = prompt) -> bool:
-            return 0 < len(atlas.score(prompt, model=MODEL)) and all(
+            return len(atlas.score(prompt, model=MODEL)) > 0 and all(
                 same(found, atlas.score(prompt, model=MODEL))
                 for found in (
                     client.score(prompt, model=MODEL),

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from kvatlas.actors.directory.actor import DirectoryActor
-from kvatlas.actors.directory.ray_yard import RayKeeper, resource_options
+from kvatlas.actors.directory.ray_yard import RayKeeper, actors_of, resource_options
 from kvatlas.actors.directory.settings import DirectorySettings
 from kvatlas.actors.orders import NAMESPACE, encode
 from kvatlas.actors.reading.connection import DirectoryCalls
@@ -119,16 +119,6 @@ def end_actors(name: str) -> None:
             with contextlib.suppress(ValueError, RayError):
                 ray.kill(ray.get_actor(actor, namespace=NAMESPACE), no_restart=True)
     _wait(lambda: not actors_of(name), _GONE_S_MAX, f"cluster {name!r}: expected all actors gone")
-
-
-def actors_of(name: str) -> list[str]:
-    """Names of the actors of a cluster that Ray knows, in order."""
-    known: list[dict[str, str]] = ray.util.list_named_actors(all_namespaces=True)
-    return sorted(
-        actor["name"]
-        for actor in known
-        if actor["namespace"] == NAMESPACE and actor["name"].startswith(f"{name}/")
-    )
 
 
 def _begin(config: ClusterConfig) -> None:

@@ -39,5 +39,10 @@ def shown_bytes(count: int) -> str:
     return f"{count} B"
 
 
+def shown_number_of(count: int, noun: str) -> str:
+    """1 pod, 2 pods."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def _three_figures(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import ray
 from ray import serve
@@ -23,7 +24,6 @@ def best_pod(client: kvatlas.Client, prompt: list[int]) -> str:
     return max(scores, key=lambda pod: scores[pod], default="nobody")
 
 
-@ray.remote
 class Router:
     """An actor with a client: it was pickled on its way here, and found the cluster again."""
 
@@ -34,7 +34,6 @@ class Router:
         return best_pod(self.client, prompt)
 
 
-@serve.deployment
 class Gateway:
     """A deployment with a client: on the shards' node it reads their memory, with no call at all."""
 
@@ -64,10 +63,11 @@ def main() -> None:
 
         question = [*PROMPT, 7, 8, 9]
         print("driver:", dict(client.score(question, model=MODEL)))
-        print("actor:", ray.get(Router.remote(client).route.remote(question)))
-        gateway = serve.run(Gateway.bind("example"), name="gateway", route_prefix=None)
+        router: Any = ray.remote(Router).remote(client)
+        print("actor:", ray.get(router.route.remote(question)))
+        deployment: Any = serve.deployment(Gateway)
+        gateway: Any = serve.run(deployment.bind("example"), name="gateway", route_prefix=None)
         print("deployment:", gateway.remote(question).result())
-    serve.shutdown()
     ray.shutdown()
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from kvatlas.index.scores import Scores, Truth, Worker, known_of
+from kvatlas.index.scores import KnownTruth, Scores, Truth, Worker
 from kvatlas.index.shards import Matches
 
 
@@ -120,7 +120,10 @@ class ScoresBatch(Sequence[Scores]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Of names and truths only those that some prompt has matched."""
-        names, truths = known_of(np.unique(self._rows.workers), self._names, self._truths)
+        numbers = np.unique(self._rows.workers).tolist()
+        names = {number: self._names[number] for number in numbers if number in self._names}
+        states = ((number, self._truths.get(number)) for number in numbers)
+        truths = {number: KnownTruth(truth.state) for number, truth in states if truth is not None}
         return ScoresBatch, (self._rows, names, self._weights, self.block_size_tokens, truths)
 
     def __repr__(self) -> str:

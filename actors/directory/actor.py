@@ -24,7 +24,6 @@ from kvatlas.actors.orders import (
     decode,
     encode,
 )
-from kvatlas.index.errors import InputError
 from kvatlas.ingest.discovery.discovery import Discovery
 from kvatlas.ingest.discovery.pods import decode_pod
 
@@ -46,18 +45,18 @@ class _DirectoryActor:
         # To Ray's log of this process; kvatlas itself, a library, shows nothing.
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         self._settings = decode(settings, DirectorySettings)
-        self._loop = asyncio.get_running_loop()
         self._keeper = RayKeeper(self._settings.cluster)
         self._nodes = nodes_alive()
         self._service = DirectoryService(self._settings, self._keeper, self._nodes, time.monotonic)
-        self._supervision = Supervision(
-            RayYard(self._settings), self._settings.deadlines.shard_silent_s, time.monotonic
-        )
-        self._discovery = Discovery(self._settings.discovery, on_change=self._found)
+        self._yard = RayYard(self._settings)
+        self._supervision = Supervision(self._yard, self._settings.deadlines.shard_silent_s, time.monotonic)
+        self._discovery = Discovery(self._settings.discovery)
         kept = self._keeper.get("registry")
         if kept is not None and self._service.is_restarted:
             self._discovery.registry.restore(kept)
         self._kept_registry = self._discovery.registry.version
+        self._followed = (-1, True)
+        """What of discovery the service was last told."""
         self._news = asyncio.Event()
         """Set, and replaced by another, when there is a newer view."""
         self._encoded: dict[int, bytes] = {}
@@ -67,7 +66,7 @@ class _DirectoryActor:
         """Version of the view that those who wait were last woken for."""
         self._going = False
         self._discovery.start()
-        self._found_pods()
+        self._follow_pods()
         self._tasks = [asyncio.create_task(self._keep_time()), asyncio.create_task(self._supervise())]
 
     # Readers.
@@ -124,12 +123,12 @@ class _DirectoryActor:
     async def add_pod(self, pod: bytes) -> None:
         """A DiscoveredPod to follow. Raises InputError for one that nobody could."""
         self._discovery.registry.register(decode_pod(pod))
-        self._found_pods()
+        self._keep_registry()
 
     async def remove_pod(self, pod: str) -> bool:
         """Whether it was there, by `add_pod` or registration; what other watches find stays."""
         found = self._discovery.registry.withdraw(pod)
-        self._found_pods()
+        self._keep_registry()
         return found
 
     async def scale(
@@ -158,16 +157,20 @@ class _DirectoryActor:
 
     # What runs beside.
 
-    def _found(self) -> None:
-        """Called by discovery's threads."""
-        self._loop.call_soon_threadsafe(self._found_pods)
-
-    def _found_pods(self) -> None:
+    def _keep_registry(self) -> None:
+        """Pods that were registered outlive this process."""
         registry = self._discovery.registry
-        if registry.version != self._kept_registry:
+        version = registry.version
+        if version != self._kept_registry:
             self._keeper.put("registry", registry.snapshot())
-            self._kept_registry = registry.version
-        self._service.set_pods(self._discovery.pods())
+            self._kept_registry = version
+
+    def _follow_pods(self) -> None:
+        """With each tick at most: a storm of registrations is one change a tick."""
+        followed = (self._discovery.version, self._service.keeps_pods)
+        if followed != self._followed:
+            self._followed = followed
+            self._service.set_pods(self._discovery.pods())
 
     async def _keep_time(self) -> None:
         """Ticks, and wakes those who wait for a view, at most so often a second."""
@@ -179,8 +182,9 @@ class _DirectoryActor:
                 if time.monotonic() - ticked_s >= self._settings.deadlines.tick_s:
                     ticked_s = time.monotonic()
                     self._service.tick(self._nodes)
-                    self._found_pods()
-            except (InputError, RuntimeError, OSError):
+                    self._keep_registry()
+                    self._follow_pods()
+            except Exception:  # a clock that stops would be worse than whatever this is
                 _log.exception("the directory's tick failed, and is tried again")
             if self._service.version != self._told and self._service.is_warm:
                 self._told = self._service.version
@@ -190,6 +194,8 @@ class _DirectoryActor:
     async def _supervise(self) -> None:
         """Ray is asked in a thread of its own: it may take its time."""
         looked_s = 0.0
+        # What a directory that was lost has begun, and nobody wants now, would not be known.
+        self._supervision.adopt(await asyncio.to_thread(self._yard.names))
         while not self._going:
             await asyncio.sleep(self._settings.deadlines.tick_s)
             try:

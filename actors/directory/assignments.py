@@ -13,13 +13,15 @@ class Assignments:
 
     Pods that are *tied* (they share a store of KV files, or dial one address) go together, also beyond
     `pods_each`: what is removed from a store must be heard where its additions were. A pod on a node of
-    the cluster goes to a subscriber near it. One thread at a time.
+    the cluster goes to a subscriber near it. When there are `subscribers_max`, pods beyond go to those
+    that have the fewest. One thread at a time.
     Invariants: each pod has one subscriber; tied pods have the same; a subscriber without pods is gone,
     and its name is not used again.
     """
 
-    def __init__(self, pods_each: int, near_pods: bool) -> None:
+    def __init__(self, pods_each: int, subscribers_max: int, *, near_pods: bool) -> None:
         self._pods_each = pods_each
+        self._subscribers_max = subscribers_max
         self._near_pods = near_pods
         self.next_number = 0
         """Of the next subscriber; its name is this number."""
@@ -28,7 +30,8 @@ class Assignments:
         self.node_of: dict[str, str] = {}
         """By subscriber: where its pods are; not there: nowhere in particular."""
         self.counts: Counter[str] = Counter()
-        """`pods_moved`: to another subscriber, because a pod tied the two."""
+        """`pods_moved`: to another subscriber, because a pod tied the two. `pods_beyond`: given to one
+        that has `pods_each` or is elsewhere, because there may be no more subscribers."""
         self._pods: dict[str, DiscoveredPod] = {}
         self._pods_of: dict[str, set[str]] = {}
 
@@ -107,6 +110,9 @@ class Assignments:
         for name, held in self._pods_of.items():
             if len(held) < self._pods_each and self.node_of.get(name, "") == node:
                 return name
+        if len(self._pods_of) >= self._subscribers_max:
+            self.counts["pods_beyond"] += 1
+            return min(self._pods_of, key=lambda name: len(self._pods_of[name]))
         name = str(self.next_number)
         self.next_number += 1
         if node:

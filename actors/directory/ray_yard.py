@@ -63,6 +63,11 @@ class RayYard:
         with _logged("begin", spec.name):
             actor.options(**options).remote(self._settings.cluster, *spec.args, settings)
 
+    def names(self) -> list[str]:
+        """Of the cluster's actors that Ray knows, but the directory."""
+        directory = f"{self._settings.cluster}/directory"
+        return [name for name in actors_of(self._settings.cluster) if name != directory]
+
     def restart(self, name: str) -> None:
         self._kill(name, no_restart=False)
 
@@ -104,6 +109,16 @@ class RayKeeper:
 
     def _key(self, key: str) -> bytes:
         return (self._prefix + key).encode()
+
+
+def actors_of(cluster: str) -> list[str]:
+    """Names of the actors of a cluster that Ray knows, in order."""
+    known: list[dict[str, str]] = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(
+        actor["name"]
+        for actor in known
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(f"{cluster}/")
+    )
 
 
 def resource_options(resources: ActorResources) -> dict[str, Any]:

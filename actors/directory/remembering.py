@@ -12,7 +12,7 @@ import zmq
 
 from kvatlas.actors.directory.assignments import Assignments
 from kvatlas.actors.directory.keeping import Keeper
-from kvatlas.actors.directory.layouts import Generation, Shape
+from kvatlas.actors.directory.layouts import Generation, Shape, Slot
 from kvatlas.actors.directory.leases import Leases
 from kvatlas.actors.directory.sessions import Sessions
 from kvatlas.actors.orders import Lease, LinkKeys
@@ -151,6 +151,17 @@ class Memory:
             _log.warning("what was kept as %r cannot be read, and counts as none: %s", key, error)
             return None
         return kept if kept.cluster_id == self._cluster_id else None
+
+
+def restored(kept: KeptState, sessions: Sessions, lent: Lent, now_s: float) -> Generation:
+    """The committed layout; sessions and their numbers go on as they were."""
+    for session in sorted(kept.sessions, key=lambda one: not one.is_used):
+        sessions.restore(session.number, session.subscriber, is_used=session.is_used)
+    sessions.retired.extend(kept.retired)
+    lent.lanes.restore({one.number: one.lanes for one in kept.sessions}, kept.resting_lanes)
+    lent.workers.restore({one.number: one.workers for one in kept.sessions}, kept.resting_workers)
+    slots = {Slot(kept.layout, shard, replica): node for shard, replica, node in kept.slots}
+    return Generation(kept.layout, kept.shape, slots, began_s=now_s)
 
 
 def make_secrets(cluster_id: str, hash_seed: str | None) -> KeptSecrets:

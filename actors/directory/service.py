@@ -13,7 +13,7 @@ from kvatlas.actors.directory.keeping import Counters, Keeper
 from kvatlas.actors.directory.layouts import Generation, Holder, Layouts, Shape, Slot
 from kvatlas.actors.directory.leases import Leases
 from kvatlas.actors.directory.placement import Placement
-from kvatlas.actors.directory.remembering import KeptState, Lent, Memory
+from kvatlas.actors.directory.remembering import Lent, Memory, restored
 from kvatlas.actors.directory.sessions import Session, Sessions
 from kvatlas.actors.directory.settings import DirectorySettings
 from kvatlas.actors.orders import (
@@ -76,7 +76,9 @@ class DirectoryService:
         self.is_restarted = kept is not None
         self.wanted = Shape(settings.n_shards, settings.replicas_per_node) if kept is None else kept.wanted
         self.layouts = Layouts(
-            self._new_layout(self.wanted) if kept is None else self._restore(kept),
+            self._new_layout(self.wanted)
+            if kept is None
+            else restored(kept, self.sessions, self.lent, clock_s()),
             issue_incarnation=lambda: self._counters.issue("incarnation"),
             leave_s=settings.deadlines.leave_s,
             clock_s=clock_s,
@@ -245,14 +247,17 @@ class DirectoryService:
 
         A directory that was lost keeps, for a while, those that its discovery has not found again.
         """
-        wanted = dict(pods)
-        if self.is_restarted and self.age_s < self.settings.deadlines.discovery_s:
-            wanted = {**self.pods, **wanted}
+        wanted = {**self.pods, **pods} if self.keeps_pods else dict(pods)
         changed = self.assignments.update(wanted, self.placement.names)
         self.pods = wanted
         if changed:
             self._memory.keep_pods(self.assignments, wanted)
             self._order_anew(changed)
+
+    @property
+    def keeps_pods(self) -> bool:
+        """Whether pods from before a restart are kept, found or not."""
+        return self.is_restarted and self.age_s < self.settings.deadlines.discovery_s
 
     def _order_anew(self, changed: set[str]) -> None:
         """These subscribers have other pods; those without any are not wanted any more."""
@@ -379,20 +384,10 @@ class DirectoryService:
     def _remember(self) -> None:
         self._memory.keep_state(self.layouts.serving, self.wanted, self.sessions, self.lent)
 
-    def _restore(self, kept: KeptState) -> Generation:
-        """The committed layout; sessions and their numbers go on as they were."""
-        for session in kept.sessions:
-            self.sessions.restore(session.number, session.subscriber, is_used=session.is_used)
-        self.sessions.retired.extend(kept.retired)
-        lanes = {session.number: session.lanes for session in kept.sessions}
-        workers = {session.number: session.workers for session in kept.sessions}
-        self.lent.lanes.restore(lanes, kept.resting_lanes)
-        self.lent.workers.restore(workers, kept.resting_workers)
-        slots = {Slot(kept.layout, shard, replica): node for shard, replica, node in kept.slots}
-        return Generation(kept.layout, kept.shape, slots, began_s=self._clock_s())
-
     def _restore_pods(self) -> Assignments:
-        assignments = Assignments(self.settings.pods_each, self.settings.near_pods)
+        assignments = Assignments(
+            self.settings.pods_each, self.settings.subscribers_max, near_pods=self.settings.near_pods
+        )
         kept = self._memory.pods()
         if kept is not None:
             self.pods = {pod.pod: pod for pod in map(decode_pod, kept.pods)}

@@ -72,6 +72,8 @@ class DirectorySettings(msgspec.Struct, frozen=True, kw_only=True):
     shard: bytes = b""
     """msgpack of ShardSettings."""
     pods_each: int = 16
+    subscribers_max: int = 64
+    """When there are so many, each follows more pods than `pods_each`."""
     near_pods: bool = True
     lanes_leased: int = 256
     workers_leased: int = 64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -46,6 +46,7 @@ class _Known:
     began_s: float
     """When it was begun, or its process last ended by us."""
     node: str
+    """That it was bound to; empty: not known."""
     patience: int = 1
     unwanted_s: float | None = None
 
@@ -65,12 +66,17 @@ class Supervision:
         self._known: dict[str, _Known] = {}
         self.counts: Counter[str] = Counter()
 
+    def adopt(self, names: Iterable[str]) -> None:
+        """Actors that are there already: those that are not wanted are ended."""
+        for name in names:
+            self._known.setdefault(name, _Known(self._clock_s(), ""))
+
     def step(self, wanted: Mapping[str, ActorSpec], heard_s: Mapping[str, float]) -> None:
         """`heard_s`: when each was last heard, by name; who is never heard is left to Ray."""
         now_s = self._clock_s()
         for name, spec in wanted.items():
             known = self._known.get(name)
-            if known is not None and spec.is_bound and spec.node != known.node:
+            if known is not None and spec.is_bound and known.node not in ("", spec.node):
                 self._yard.end(name)  # it was on a node that is gone
                 known = None
             if known is None:

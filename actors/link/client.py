@@ -25,6 +25,7 @@ _NUMBER_BYTES = 8
 _IDLE_S = 1.0
 _FRAMES = 2
 _DESCRIPTORS_PER_LINK = 4
+_SOCKETS_MAX = 16_384  # ZeroMQ's own bound would be reached with 340 links
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class SocketLink:
         """`do` has the thread of the links do something. Raises ConfigError for no such endpoint or key."""
         self.endpoint = endpoint
         self._pending = PendingRequests(endpoint, settings)
-        self._unsent: deque[tuple[int, bytes]] = deque()
+        self._unsent: deque[int] = deque()
         self._do = do
         self.is_closed = False
         self.socket, self.monitor = watched_socket(context, zmq.DEALER)
@@ -63,7 +64,7 @@ class SocketLink:
     def request(self, frame: bytes, timeout_s: float) -> Future[bytes]:
         number, future = self._pending.add(frame, timeout_s)
         if number is not None:
-            self._unsent.append((number, frame))
+            self._unsent.append(number)
             self._do(self._send)
         return future
 
@@ -97,13 +98,17 @@ class SocketLink:
         first_s = self._pending.deadline_s()
         if first_s <= now_s:
             self._pending.expire(now_s, self._why_late())
+            self._send()  # what nobody waits for any more need not wait either
             first_s = self._pending.deadline_s()
         return first_s
 
     def _send(self) -> None:
-        while self._unsent and self.monitor.connections:
-            number, frame = self._unsent[0]
-            if number in self._pending:
+        while self._unsent:
+            number = self._unsent[0]
+            frame = self._pending.frame(number)
+            if frame is not None:
+                if not self.monitor.connections:
+                    return
                 try:
                     self.socket.send_multipart([number.to_bytes(_NUMBER_BYTES, "little"), frame], zmq.NOBLOCK)
                 except zmq.Again:
@@ -165,6 +170,7 @@ class SocketLinks:
         self._keys = keys
         self._settings = settings or LinkSettings()
         self._context: zmq.Context[Socket] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, _SOCKETS_MAX)
         self._links: list[SocketLink] = []
         self._polled: dict[SocketLink, int] = {}  # the events that each is polled for
         self._errands: deque[Callable[[], None]] = deque()

@@ -28,6 +28,7 @@ _HEADER = struct.Struct("<4sBBHIIQQQ")
 _U32 = struct.Struct("<I")
 _VERSION_AT, _KIND_AT, _SESSION_AT = 4, 5, 24
 _TEXT_BYTES_MAX = 1000
+_LANES_MAX = 65_535
 
 # Flags, by kind.
 _FIRST, _LAST = 1, 2  # CONTENT
@@ -195,9 +196,11 @@ def decode_message(frame: bytes) -> Message:
 
 
 def content_of(message: Message) -> tuple[list[int], memoryview]:
-    """Lanes and records of CONTENT. Raises DecodeError when the body is cut short."""
+    """Lanes and records of CONTENT. Raises DecodeError when the body is cut short, or names too many."""
     body = message.body
     n_lanes = _U32.unpack_from(body)[0] if len(body) >= _U32.size else 0
+    if n_lanes > _LANES_MAX:
+        raise DecodeError(f"content: expected at most {_LANES_MAX} lanes, got {n_lanes}")
     end = _U32.size * (1 + n_lanes)
     if len(body) < end:
         raise DecodeError(f"content: expected {max(end, _U32.size)} bytes of lanes, got {len(body)}")

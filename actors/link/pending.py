@@ -6,8 +6,15 @@ import math
 import threading
 import time
 from concurrent.futures import Future
+from typing import NamedTuple
 
 from kvatlas.actors.link.link import LinkError, LinkSettings, LinkStatistics
+
+
+class _Request(NamedTuple):
+    frame: bytes
+    future: Future[bytes]
+    deadline_s: float
 
 
 class PendingRequests:
@@ -17,7 +24,7 @@ class PendingRequests:
         self._name = name
         self._settings = settings
         self._lock = threading.Lock()
-        self._waiting: dict[int, tuple[Future[bytes], float]] = {}
+        self._waiting: dict[int, _Request] = {}
         self._asked = self._answered = self._failed = self._late = 0
         self._said = ""
         self._closed = False
@@ -30,7 +37,7 @@ class PendingRequests:
             self._asked += 1
             number, why = self._asked, self._no_room(len(frame))
             if not why:
-                self._waiting[number] = (future, time.monotonic() + timeout_s)
+                self._waiting[number] = _Request(frame, future, time.monotonic() + timeout_s)
                 return number, future
             self._failed += 1
             self._said = why
@@ -46,23 +53,26 @@ class PendingRequests:
             return f"expected at most {self._settings.in_flight_max} requests in flight, got one more"
         return ""
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._waiting
+    def frame(self, number: int) -> bytes | None:
+        """None: nobody waits for its answer any more."""
+        with self._lock:
+            request = self._waiting.get(number)
+        return None if request is None else request.frame
 
     def answer(self, number: int, frame: bytes) -> None:
         with self._lock:
-            found = self._waiting.pop(number, None)
-            if found is None:
+            request = self._waiting.pop(number, None)
+            if request is None:
                 self._late += 1
                 return
             self._answered += 1
-        found[0].set_result(frame)
+        request.future.set_result(frame)
 
     def fail(self, why: str, number: int | None = None) -> None:
         """One request, or all that wait."""
         with self._lock:
             numbers = [one for one in self._waiting if number in (None, one)]
-            ended = [self._waiting.pop(one)[0] for one in numbers]
+            ended = [self._waiting.pop(one).future for one in numbers]
             if ended:
                 self._failed += len(ended)
                 self._said = why
@@ -72,14 +82,14 @@ class PendingRequests:
     def expire(self, now_s: float, why: str) -> None:
         """Fail those whose time is over."""
         with self._lock:
-            late = [number for number, (_, deadline_s) in self._waiting.items() if deadline_s <= now_s]
+            late = [number for number, request in self._waiting.items() if request.deadline_s <= now_s]
         for number in late:
             self.fail(why, number)
 
     def deadline_s(self) -> float:
         """The first one; infinite: nothing waits."""
         with self._lock:
-            return min((deadline_s for _, deadline_s in self._waiting.values()), default=math.inf)
+            return min((request.deadline_s for request in self._waiting.values()), default=math.inf)
 
     def close(self) -> None:
         with self._lock:

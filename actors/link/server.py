@@ -46,6 +46,7 @@ class LinkServer:
         self._handle = handle
         self._settings = settings or LinkSettings()
         self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()  # both threads count
         self.failure: BaseException | None = None
         """What has ended a thread before its time."""
         self._context: zmq.Context[Socket] = zmq.Context()
@@ -164,7 +165,8 @@ class LinkServer:
             self._count("answers_dropped")
 
     def _count(self, name: str) -> None:
-        self._counts[name] += 1
+        with self._lock:
+            self._counts[name] += 1
 
     def _release(self) -> None:
         self._monitor.close()

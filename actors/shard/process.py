@@ -9,6 +9,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
+import msgspec
+
 from kvatlas.actors.link.messages import refused
 from kvatlas.actors.link.server import LinkServer
 from kvatlas.actors.orders import ShardAsks, ShardOrders, ShardReport
@@ -89,7 +91,11 @@ class ShardProcess:
         """How it is; None: it is not enlisted yet."""
         if self.service is None:
             return None
-        return self.service.report("" if self._server is None else self._server.endpoint)
+        if self._server is None:
+            return self.service.report()
+        report = self.service.report(self._server.endpoint)
+        of_link = {f"link_{name}": count for name, count in self._server.statistics().items()}
+        return msgspec.structs.replace(report, counts={**report.counts, **of_link})
 
     def close(self) -> None:
         """Stop, and tell readers. Twice is fine."""

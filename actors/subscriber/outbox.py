@@ -31,6 +31,7 @@ from kvatlas.index.errors import KvatlasError
 from kvatlas.ingest.fleet_mirror import Content
 
 _PARTS_PER_STEP = 16
+_LOAD_S_PER_STEP = 0.005
 _IDLE_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class OutboxStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """What waits for replicas; of the replicas of one shard each counts."""
     counts: dict[str, int]
     """Over all replicas ever fed: deltas, parts and loads sent; unanswered, refused, fenced, unreadable,
-    repeated messages; resyncs, overflows and lost: reasons to load anew."""
+    repeated messages; resyncs, broken_loads, overflows and lost: reasons to load anew."""
 
 
 class Outbox:
@@ -88,7 +89,6 @@ class Outbox:
         self._replicas: dict[int, Replica] = {}
         self._links: dict[int, ShardLink] = {}
         self._replies: deque[tuple[ReplicaFeed, Future[bytes]]] = deque()  # one a replica
-        self._serving = -1
         self._mark = 0
         self._lost = mirror.lost
         self._part_version = mirror.part_version
@@ -117,7 +117,6 @@ class Outbox:
         """Feed the replicas of this view, and no others."""
         layouts = [view.serving, *([view.building] if view.building is not None else []), *view.leaving]
         with self._lock:
-            self._serving = view.serving.number
             wanted = {layout.number: layout for layout in reversed(layouts)}
             replicas = {one.incarnation: one for layout in layouts for one in layout.replicas}
             for incarnation, known in list(self._replicas.items()):
@@ -244,6 +243,7 @@ class Outbox:
         everybody; changes of workers that are still to come are replaced by their content."""
         if traffic.is_due(self._clock_s()):
             traffic.begin_load(self._mirror.content())
+        until_s = self._clock_s() + _LOAD_S_PER_STEP
         for _ in range(_PARTS_PER_STEP):
             part = traffic.next_content() if traffic.has_room else None
             if part is None:
@@ -251,6 +251,8 @@ class Outbox:
             self._put(part.before)
             traffic.load(part)
             self._look_for_loss()
+            if self._clock_s() >= until_s:
+                return  # changes of others should not wait for it
 
     def _send(self) -> None:
         now_s = self._clock_s()

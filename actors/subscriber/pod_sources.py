@@ -56,22 +56,25 @@ class PodSources:
         """Those that are followed."""
         return frozenset(self._pods)
 
-    def may_hold(self, pod: str) -> bool:
-        """Whether somebody may speak of it: it is followed, or a socket listens for whoever dials."""
-        return pod in self._pods or any(
-            source.bind and source.pod is None for found in self._pods.values() for source in found.sources
-        )
+    @property
+    def hears_others(self) -> bool:
+        """Whether a source may speak for pods that are not ordered by name: those that dial, say."""
+        return any(source.pod is None for pod in self._pods.values() for source in pod.sources)
 
-    def obey(self, orders: Iterable[PodOrders]) -> None:
-        """Follow exactly these. What cannot be followed is logged, counted and left out.
+    def obey(self, orders: Iterable[PodOrders]) -> bool:
+        """Follow exactly these; whether a source was closed. What cannot be followed is logged, counted
+        and left out.
 
         What goes is closed before what comes is opened: an endpoint may move from pod to pod.
         """
+        n_open = len(self._open)
         self.learn(orders)
+        has_closed = len(self._open) < n_open
         for pod in self._pods.values():
             if pod.model is not None and pod.block_size_tokens is not None:
                 self.set_block_size(pod.model, pod.block_size_tokens)
         self._open_missing()
+        return has_closed
 
     def learn(self, orders: Iterable[PodOrders]) -> None:
         """Know these pods beforehand, and forget the others; listen to nothing yet."""

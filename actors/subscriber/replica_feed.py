@@ -2,7 +2,7 @@
 
     NEW ── begin_load ──> LOADING ── last part acknowledged ──> FED
      ^                       │                                   │
-     └── resync, overflow, refused twice, numbers that do not fit ┘        OVER: its session is retired
+     └── resync, overflow, refused often, numbers that do not fit ┘        OVER: its session is retired
 
 One message is in flight; what comes meanwhile is gathered and goes with the next. Numbers only rise
 and never name two messages, so a message that is late, repeated or lost does no harm. After each
@@ -30,20 +30,29 @@ from kvatlas.actors.link.messages import (
     hello,
 )
 from kvatlas.actors.subscriber.records import split_records
-from kvatlas.index.errors import DecodeError
+from kvatlas.index.errors import ConfigError, DecodeError
+
+_REFUSALS_MAX = 5
 
 
 class FeedLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of what is sent to one replica."""
 
     gathered_bytes_max: int = 64 << 20
-    """Bytes that wait for one replica; beyond, they are dropped and it is loaded anew."""
+    """Bytes of changes that wait for one replica; beyond, they are dropped and it is loaded anew. While
+    it is loaded, content waits beside them: two messages, and that of one worker."""
     message_bytes_max: int = 8 << 20
     """Of records in one message."""
     retry_s_min: float = 0.05
     """Pause after a failure, before the shard is asked again; doubled each time."""
     retry_s_max: float = 2.0
     """The longest such pause."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value, least = getattr(self, name), 0.001 if "_s_" in name else 1
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+                raise ConfigError(f"outbox.feed.{name}: expected a number of at least {least}, got {value!r}")
 
 
 class Phase(Enum):
@@ -56,7 +65,7 @@ class Phase(Enum):
 
 
 class Part(NamedTuple):
-    """What these lanes hold, as records without a lane's end cut off."""
+    """What these lanes hold; without lanes, more of what the lanes of the part before hold."""
 
     lanes: tuple[int, ...]
     records: bytes
@@ -92,6 +101,8 @@ class ReplicaFeed:
         """Mark of the newest records that it has acknowledged, with all before them."""
         self._limits = limits or FeedLimits()
         self._queue: deque[tuple[int, bytes | Part]] = deque()
+        self._gathered_bytes = 0
+        """Of `queued_bytes`, those of changes."""
         self._number = 0
         """The last one used."""
         self._mark = 0
@@ -132,13 +143,13 @@ class ReplicaFeed:
         self._queue.append((self._mark, Part((), b"", first=True)))
 
     def put_content(self, lanes: tuple[int, ...], records: bytes) -> None:
-        """All that these lanes hold at this moment. Beyond the bound it is dropped, as in `put`."""
+        """All that these lanes hold at this moment. Whoever loads waits while much is queued."""
         if self.phase is not Phase.LOADING:
             return
-        head, *rest = split_records(records, self._limits.message_bytes_max)
-        self._enqueue(Part(lanes, head), len(head))
-        for piece in rest:
-            self.put(piece, self._mark)
+        for piece in split_records(records, self._limits.message_bytes_max):
+            self._queue.append((self._mark, Part(lanes, piece)))
+            self.queued_bytes += len(piece)
+            lanes = ()
 
     def end_load(self) -> None:
         if self.phase is Phase.LOADING:
@@ -148,7 +159,11 @@ class ReplicaFeed:
         """Changes, in their order; `mark` never falls. Beyond the bound all is dropped and loaded anew."""
         self._mark = mark
         if records and self.takes:
-            self._enqueue(records, len(records))
+            self._queue.append((mark, records))
+            self.queued_bytes += len(records)
+            self._gathered_bytes += len(records)
+            if self._gathered_bytes > self._limits.gathered_bytes_max:
+                self.drop("overflows")
         elif not self._queue and self._doubtful is None and self.in_flight is None:
             self.delivered = mark
 
@@ -158,16 +173,10 @@ class ReplicaFeed:
             self.counts[why] += 1
             self._empty()
 
-    def _enqueue(self, item: bytes | Part, n_bytes: int) -> None:
-        self._queue.append((self._mark, item))
-        self.queued_bytes += n_bytes
-        if self.queued_bytes > self._limits.gathered_bytes_max:
-            self.drop("overflows")
-
     def _empty(self) -> None:
         self.phase = Phase.NEW
         self._queue.clear()
-        self.queued_bytes = 0
+        self.queued_bytes = self._gathered_bytes = 0
         self._doubtful = None
         self._refusals = 0
 
@@ -202,6 +211,7 @@ class ReplicaFeed:
             pieces.append(item)
             mark, size = at, size + len(item)
         self.queued_bytes -= size
+        self._gathered_bytes -= size
         self.counts["deltas"] += 1
         frame = delta(self.address, self.session, self._number, b"".join(pieces))
         return Frame(frame, self._number, mark, False, False)
@@ -211,12 +221,14 @@ class ReplicaFeed:
         pieces: list[bytes] = []
         mark = size = 0
         first = last = False
+        size_max = self._limits.message_bytes_max
         while self._queue:
             at, item = self._queue[0]
             if not isinstance(item, Part):
                 break
-            if pieces and size + len(item.records) > self._limits.message_bytes_max:
-                break
+            is_end, has_end = item.records and not item.lanes, size and not lanes
+            if pieces and (is_end or (has_end and item.lanes) or size + len(item.records) > size_max):
+                break  # the end of a lane goes alone
             self._queue.popleft()
             lanes.extend(item.lanes)
             pieces.append(item.records)
@@ -231,8 +243,10 @@ class ReplicaFeed:
     # What comes back.
 
     def failed(self, now_s: float) -> None:
-        """No answer came, and none will."""
+        """No answer came, and none will. A load begins anew then: those in it beside should not wait."""
         self.counts["unanswered"] += 1
+        if self.phase is Phase.LOADING:
+            self.drop("broken_loads")
         self._doubt(now_s)
 
     def answered(self, reply: bytes, now_s: float) -> None:
@@ -312,12 +326,11 @@ class ReplicaFeed:
             self.phase = Phase.OVER
 
     def _refused(self, now_s: float) -> None:
-        """Once may be a full queue; what is refused twice is not sent a third time."""
+        """It may be a full queue; what is refused again and again is given up."""
         self.counts["refused"] += 1
         self._refusals += 1
-        is_hopeless = self._refusals > 1
         self._doubt(now_s)
-        if is_hopeless:
+        if self._refusals >= _REFUSALS_MAX:
             self.drop("resyncs")
 
     def _doubt(self, now_s: float) -> None:
@@ -326,6 +339,6 @@ class ReplicaFeed:
         if sent is not None and sent.number and self.takes:
             self._doubtful = sent
         self._asks = True
-        pause_s = self._limits.retry_s_min * 2 ** min(self._failures, 16)
+        pause_s = self._limits.retry_s_min * 2 ** min(max(self._failures, self._refusals), 16)
         self._failures += 1
         self._retry_at_s = now_s + min(pause_s, self._limits.retry_s_max)

@@ -90,7 +90,8 @@ class SubscriberService:
         self._sources.learn(orders.pods)  # before a checkpoint: stores are taken only where a pod names them
         if self._checkpoints is not None:
             self._checkpoints.load()
-            self._forget_strangers()
+            if not self._sources.hears_others:
+                self._forget_strangers()
         self._set_block_sizes(orders)
 
     def _keeper(self, settings: SubscriberSettings) -> CheckpointKeeper | None:
@@ -135,7 +136,8 @@ class SubscriberService:
         if self._numbers.lease(_pairs(orders.lanes), _pairs(orders.workers)):
             self.mirror.numbers_came()
         self._set_block_sizes(orders)
-        self._sources.obey(orders.pods)
+        if self._sources.obey(orders.pods) and self._settled_at is not None:
+            self._forget_strangers()
 
     def _set_block_sizes(self, orders: SubscriberOrders) -> None:
         for model, tokens in orders.block_sizes.items():
@@ -191,14 +193,20 @@ class SubscriberService:
         if self._is_settled or part is None:
             return self._is_settled
         if self._settled_at is None and (self._clock_s() >= self._settle_by_s or self._all_heard(part)):
+            self._forget_strangers()
             self._settled_at = self.outbox.mark()
         if self._settled_at is not None:
             self._is_settled = self.outbox.has_delivered(self._settled_at)
         return self._is_settled
 
     def _forget_strangers(self) -> None:
-        """A checkpoint may know pods that another subscriber follows by now."""
-        for pod in {pod for pod, _ in self.mirror.unheard() if not self._sources.may_hold(pod)}:
+        """Pods that nobody speaks for here and that are not ordered: heard through a source that is gone,
+        or known from a checkpoint, and others follow them by now."""
+        with self.mirror.lock:
+            workers = list(self.mirror.fleet.workers())
+        silent = {worker.pod for worker in workers if worker.feed.is_closed}
+        spoken_for = {worker.pod for worker in workers if not worker.feed.is_closed}
+        for pod in silent - spoken_for - self._sources.pods:
             self.mirror.remove_pod(pod)
 
     def _all_heard(self, part: FleetPart) -> bool:

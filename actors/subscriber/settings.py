@@ -65,6 +65,11 @@ class SubscriberSettings(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.__struct_fields__:
             if name.endswith(("_s", "_s_max")):
                 _check_s(f"subscriber.{name}", getattr(self, name), 0.001)
+        if self.outbox.feed.message_bytes_max > self.link.message_bytes_max // 2:
+            raise ConfigError(
+                "subscriber.outbox.feed.message_bytes_max: expected at most half of link.message_bytes_max, "
+                f"{self.link.message_bytes_max}, got {self.outbox.feed.message_bytes_max!r}"
+            )
         if self.gathered_bytes_max < 1 << 16:
             raise ConfigError(
                 f"subscriber.gathered_bytes_max: expected at least 65536, got {self.gathered_bytes_max!r}"

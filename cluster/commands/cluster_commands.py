@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -10,10 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from kvatlas.cluster.commands.options import DEFAULT_ADDRESS, DEFAULT_CLUSTER, Address, Cluster
+from kvatlas.cluster.commands.options import (
+    DEFAULT_ADDRESS,
+    DEFAULT_CLUSTER,
+    Address,
+    Cluster,
+    check_reachable,
+    connect_to,
+)
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.cluster.config.loading import load_config
 from kvatlas.cluster.config.writing import to_yaml
+from kvatlas.cluster.quantities import shown_number_of
 from kvatlas.cluster.user_errors import clear_errors
 from kvatlas.index.errors import ClusterError, ConfigError
 
@@ -58,8 +67,14 @@ def scale(
         int | None, typer.Option(min=0, max=8, help="Replicas of every shard on each node; 0: one in all.")
     ] = None,
     off_node: Annotated[
-        list[str] | None, typer.Option(help="Ray id of a node to move shards away from. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Ray id of a node that shards should leave; the only ones from now on. Repeatable."
+        ),
     ] = None,
+    all_nodes: Annotated[
+        bool, typer.Option("--all-nodes", help="Shards may be on every node again.")
+    ] = False,
     name: Cluster = DEFAULT_CLUSTER,
     address: Address = DEFAULT_ADDRESS,
     wait_s: Annotated[
@@ -69,18 +84,18 @@ def scale(
     """Change the number of shards, their replicas, or their nodes, while everything goes on."""
     console = Console(stderr=True)
     with clear_errors():
-        if shards is None and replicas_per_node is None and not off_node:
-            raise ConfigError("scale: expected --shards, --replicas-per-node or --off-node, got none")
+        off_nodes = [] if all_nodes else off_node or None
+        if shards is None and replicas_per_node is None and off_nodes is None:
+            raise ConfigError("scale: expected --shards, --replicas-per-node, --off-node or --all-nodes")
+        if all_nodes and off_node:
+            raise ConfigError("scale: expected --off-node or --all-nodes, got both")
         from kvatlas.cluster import launch
 
-        client = launch.connect(name, address=address)
-        before = client.status()
-        launch.scale(
-            name, shards=shards, replicas_per_node=replicas_per_node, off_nodes=off_node, address=address
-        )
-        if wait_s > 0:
-            _wait_switched(client, before, wait_s, console)
-        _say(console, client.status())
+        with connect_to(name, address) as client:
+            launch.scale(name, shards=shards, replicas_per_node=replicas_per_node, off_nodes=off_nodes)
+            if wait_s > 0:
+                _wait_settled(client, wait_s, console)
+            _say(console, client.status())
 
 
 def down(name: Cluster = DEFAULT_CLUSTER, address: Address = DEFAULT_ADDRESS) -> None:
@@ -88,6 +103,7 @@ def down(name: Cluster = DEFAULT_CLUSTER, address: Address = DEFAULT_ADDRESS) ->
     with clear_errors():
         from kvatlas.cluster import launch
 
+        check_reachable(address)
         launch.down(name, address=address)
         typer.echo(f"{name}: down")
 
@@ -95,30 +111,28 @@ def down(name: Cluster = DEFAULT_CLUSTER, address: Address = DEFAULT_ADDRESS) ->
 def _start(config: ClusterConfig, address: str, wait_s: float, console: Console) -> None:
     from kvatlas.cluster import launch
 
+    check_reachable(address)
     with console.status(f"starting {config.name}"):
         client = launch.start(config, address=address, ready_s_max=wait_s)
-    _say(console, client.status())
+    with client:
+        _say(console, client.status())
+        if config.lifetime == "owned":
+            console.print("it ends with this command: Ctrl-C", highlight=False)
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
     if config.lifetime == "owned":
-        console.print("it ends with this command: Ctrl-C", highlight=False)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            launch.down(config.name, address=address)
+        launch.down(config.name)
 
 
-def has_switched(before: ClusterStatus, now: ClusterStatus) -> bool:
-    """Whether a newer layout is served, or nothing had to change."""
-    if now.building_waits_for or any(layout.state == "building" for layout in now.layouts):
-        return False
-    newest = max((layout.number for layout in before.layouts), default=0)
-    switched = any(layout.state == "serving" and layout.number > newest for layout in now.layouts)
-    return switched or now.desired_shards == before.desired_shards
+def is_settled(status: ClusterStatus) -> bool:
+    """Whether nothing is being built: what was wanted serves."""
+    return not status.building_waits_for and all(layout.state != "building" for layout in status.layouts)
 
 
-def _wait_switched(client: Client, before: ClusterStatus, wait_s: float, console: Console) -> None:
+def _wait_settled(client: Client, wait_s: float, console: Console) -> None:
     until_s, never = time.monotonic() + wait_s, threading.Event()
     with console.status("waiting for the new layout") as shown:
-        while not has_switched(before, status := client.status()):
+        while not is_settled(status := client.status()):
             if time.monotonic() >= until_s:
                 raise ClusterError(
                     f"{status.cluster}: expected a new layout within {wait_s:g} s; {told(status)}"
@@ -139,5 +153,5 @@ def told(status: ClusterStatus) -> str:
 
 
 def _say(console: Console, status: ClusterStatus) -> None:
-    pods = f"{len(status.pods)} pods, {len(status.subscribers)} subscribers"
+    pods = shown_number_of(len(status.pods), "pod")
     console.print(f"{status.cluster}: {told(status)}; {pods}", highlight=False, soft_wrap=True)

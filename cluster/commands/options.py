@@ -1,10 +1,17 @@
-"""Options that several commands have."""
+"""Options that several commands have, and the way from them to a cluster."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import socket
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from kvatlas.index.errors import ClusterError
+
+if TYPE_CHECKING:
+    from kvatlas.cluster.client import Client
 
 Cluster = Annotated[
     str, typer.Option("--name", "-n", envvar="KVATLAS__NAME", help="Which cluster, of several on one Ray.")
@@ -19,3 +26,26 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON; th
 
 DEFAULT_CLUSTER = "default"
 DEFAULT_ADDRESS = "auto"
+
+_REACH_S_MAX = 5.0
+
+
+def check_reachable(address: str) -> None:
+    """Raises ClusterError where nobody listens. Ray itself would try for minutes."""
+    if address == DEFAULT_ADDRESS:
+        address = os.environ.get("RAY_ADDRESS", address)
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not host or not port.isdecimal():
+        return  # auto, local: nothing to reach
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_S_MAX).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"Ray: expected it at {address}, got {error}") from error
+
+
+def connect_to(name: str, address: str) -> Client:
+    """A client, to be used as a context manager. Raises ClusterError where there is no such cluster."""
+    from kvatlas.cluster.launch import connect  # Ray takes a second to import: only where it is used
+
+    check_reachable(address)
+    return connect(name, address=address)

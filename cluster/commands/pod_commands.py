@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvatlas.cluster.commands.options import DEFAULT_ADDRESS, DEFAULT_CLUSTER, Address, AsJson, Cluster
+from kvatlas.cluster.commands.options import (
+    DEFAULT_ADDRESS,
+    DEFAULT_CLUSTER,
+    Address,
+    AsJson,
+    Cluster,
+    connect_to,
+)
 from kvatlas.cluster.user_errors import clear_errors
 from kvatlas.index.errors import InputError
 from kvatlas.ingest.discovery.entries import PodEntry
@@ -46,9 +53,8 @@ def add(
             ranks=ranks,
             node=node,
         )
-        from kvatlas.cluster import launch
-
-        launch.connect(name, address=address).add_pod(entry.discovered("command line"))
+        with connect_to(name, address) as client:
+            client.add_pod(entry.discovered("command line"))
         typer.echo(f"{pod}: added to {name}")
 
 
@@ -60,9 +66,9 @@ def remove(
 ) -> None:
     """Follow a pod no more that was added by hand, and forget its blocks."""
     with clear_errors():
-        from kvatlas.cluster import launch
-
-        if not launch.connect(name, address=address).remove_pod(pod):
+        with connect_to(name, address) as client:
+            was_there = client.remove_pod(pod)
+        if not was_there:
             raise InputError(
                 f"{pod}: expected a pod that was added by hand, got none; `kvatlas pods list` shows them"
             )
@@ -74,10 +80,8 @@ def list_pods(
     name: Cluster = DEFAULT_CLUSTER, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False
 ) -> None:
     """Show the pods that discovery knows, who follows them, and why one is not followed."""
-    with clear_errors():
-        from kvatlas.cluster import launch
-
-        known = launch.connect(name, address=address).status().pods
+    with clear_errors(), connect_to(name, address) as client:
+        known = client.status().pods
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(known)))
         return

@@ -12,7 +12,14 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from kvatlas.cluster.commands.options import DEFAULT_ADDRESS, DEFAULT_CLUSTER, Address, AsJson, Cluster
+from kvatlas.cluster.commands.options import (
+    DEFAULT_ADDRESS,
+    DEFAULT_CLUSTER,
+    Address,
+    AsJson,
+    Cluster,
+    connect_to,
+)
 from kvatlas.cluster.commands.status_screen import status_view
 from kvatlas.cluster.user_errors import clear_errors
 from kvatlas.index.errors import KvatlasError
@@ -30,10 +37,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Again each second, until Ctrl-C.")] = False,
 ) -> None:
     """Show a cluster: its nodes, shards, subscribers and workers, and what can be claimed of each."""
-    with clear_errors():
-        from kvatlas.cluster import launch
-
-        client = launch.connect(name, address=address)
+    with clear_errors(), connect_to(name, address) as client:
         if as_json:
             typer.echo(json.dumps(_plain(client)))
         elif watch:

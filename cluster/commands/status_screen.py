@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -11,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from kvatlas.cluster.quantities import shown_bytes, shown_count, shown_duration
+from kvatlas.cluster.quantities import shown_bytes, shown_count, shown_duration, shown_number_of
 from kvatlas.index.view import WorkerView
 
 if TYPE_CHECKING:
@@ -38,10 +39,15 @@ def status_view(status: ClusterStatus, workers: Sequence[WorkerView]) -> Rendera
 def _heading(status: ClusterStatus, workers: Sequence[WorkerView]) -> Panel:
     truths = Counter(worker.state for worker in workers)
     told = ", ".join(f"{count} {state}" for state, count in sorted(truths.items())) or "none yet"
+    there = (
+        (len(status.nodes), "node"),
+        (len(status.subscribers), "subscriber"),
+        (len(status.scorers), "scorer"),
+        (len(status.pods), "pod"),
+    )
     lines = [
         *(f"layout {layout.number}, {_layout(layout)}" for layout in status.layouts),
-        f"{_several(len(status.nodes), 'node')}, {_several(len(status.subscribers), 'subscriber')}, "
-        f"{_several(len(status.scorers), 'scorer')}, {_several(len(status.pods), 'pod')}; workers: {told}",
+        f"{', '.join(starmap(shown_number_of, there))}; workers: {told}",
         f"view {status.view_version}, directory up for {shown_duration(status.directory_age_s)}, "
         f"{shown_count(status.lanes_free)} lanes free",
     ]
@@ -55,10 +61,6 @@ def _heading(status: ClusterStatus, workers: Sequence[WorkerView]) -> Panel:
     return Panel(
         Text("\n".join(lines)), title=f"kvatlas {status.cluster}", title_align="left", border_style="cyan"
     )
-
-
-def _several(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _layout(layout: LayoutStatus) -> str:

@@ -3,6 +3,7 @@
 // Thread safety: plain functions.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <thread>
@@ -14,12 +15,14 @@ namespace kvatlas {
 
 using Pin = std::shared_ptr<const Generation>;
 
+inline constexpr std::chrono::milliseconds kPatience{50};
+
 // Calls look() until no lanes were replaced meanwhile; that takes the writer less than a
-// microsecond a lane. A writer that stops in the middle is not waited for: what it has taken down
-// and not yet put up counts as not held.
+// microsecond a lane. A writer that the system holds up in the middle is waited for so long; of one
+// that stops there for good (or is stopped) what it has taken down and not yet put up counts as not
+// held, until its heartbeat is too old.
 template <class Look>
 void look_steadily(const std::vector<Pin>& pins, const Look& look) {
-  constexpr int kTries = 64;
   struct Flips {
     uint64_t sum;
     bool under_way;
@@ -33,13 +36,21 @@ void look_steadily(const std::vector<Pin>& pins, const Look& look) {
     }
     return all;
   };
-  for (int i = 1; i < kTries; ++i) {
-    const Flips before = flips();
+  Flips before = flips();
+  if (!before.under_way) {  // nearly always
+    look();
+    if (flips().sum == before.sum) return;
+  }
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  for (uint32_t i = 1; std::chrono::steady_clock::now() < end; ++i) {
+    before = flips();
     if (!before.under_way) {
       look();
       if (flips().sum == before.sum) return;
-    } else {
+    } else if (i % 16 != 0) {
       std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));  // lets one run that waits for this core
     }
   }
   look();

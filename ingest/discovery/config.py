@@ -133,7 +133,7 @@ class KubernetesWatchConfig(
     """Label, or annotation, that names the pod's model; annotation `kvatlas/model` goes before it.
     None of them: the model is what topics say."""
     pod_id: Literal["name", "namespace/name", "ip"] = "name"
-    """What its id is. Choose `ip` where topics name pods so, as llm-d's do."""
+    """What its id is, and scores name it by. Choose `ip` where routers know pods by address."""
     address_family: Literal["first", "ipv4", "ipv6"] = "first"
     """Which address of a pod with several; first: the one that Kubernetes prefers."""
     kubeconfig: str | None = None

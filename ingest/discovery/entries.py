@@ -83,6 +83,8 @@ def rank_sources(
 ) -> tuple[SourceConfig, ...]:
     """One source a data-parallel rank; rank r has r added to the ports of both endpoints.
 
+    Whatever its topic says, such a source speaks for this pod and no other.
+
     Raises ConfigError when there is no port to raise.
     """
     return tuple(
@@ -90,6 +92,7 @@ def rank_sources(
             endpoint=raised(endpoint, rank),
             replay_endpoint=None if replay_endpoint is None else raised(replay_endpoint, rank),
             pod=pod,
+            overrides_topic=True,
             model=model,
             rank=None if ranks == 1 else rank,
         )

@@ -72,6 +72,7 @@ def told_pod(pod: DiscoveredPod, told: tuple[ToldSource, ...]) -> DiscoveredPod:
             endpoint=one.endpoint,
             replay_endpoint=one.replay_endpoint,
             pod=pod.pod,
+            overrides_topic=True,
             model=pod.model,
             rank=None if len(told) == 1 and one.rank == 0 else one.rank,
         )

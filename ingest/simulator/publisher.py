@@ -26,7 +26,7 @@ class PublisherStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Subscriptions that stand."""
     published: int
     lost: int
-    """Batches that `lose` kept from the live socket."""
+    """Batches that `lose` or `cut` kept from the live socket."""
     buffered: int
     """Batches that can be replayed now."""
     replays: int
@@ -86,6 +86,7 @@ class SimulatedPublisher:
         self._sequence = 0
         self._losing = 0
         self._losing_for_good = False
+        self._is_cut = False
         self._subscribers = 0
         self._published = self._lost = 0
         try:
@@ -103,6 +104,11 @@ class SimulatedPublisher:
         Raises KvatlasError when it is closed.
         """
         with self._lock:
+            if self._is_cut:
+                self._lost += 1
+                self._sequence += 1
+                self._replay.append(self._sequence - 1, payload)
+                return self._sequence - 1
             socket = self._opened()
             sequence = self._sequence
             self._sequence += 1
@@ -133,12 +139,28 @@ class SimulatedPublisher:
         `reopen` closes the sockets and opens them at the same endpoints.
         """
         with self._lock:
-            self._opened()
+            if not self._is_cut:
+                self._opened()
             self._sequence = self._losing = 0
             self._replay.clear()
             if reopen:
                 self._close_sockets()
                 self._open(time.monotonic() + _REOPEN_S_MAX)
+                self._is_cut = False
+
+    def cut(self) -> None:
+        """Nobody reaches it until `mend`: what it publishes meanwhile can only be replayed."""
+        with self._lock:
+            self._opened()
+            self._close_sockets()
+            self._is_cut = True
+
+    def mend(self) -> None:
+        """Opens its sockets again, at the same endpoints."""
+        with self._lock:
+            if self._is_cut:
+                self._open(time.monotonic() + _REOPEN_S_MAX)
+                self._is_cut = False
 
     def wait_for_subscribers(self, count: int = 1, *, timeout_s: float = 10.0) -> None:
         """Returns when so many have subscribed: what is published from then on reaches them.
@@ -160,6 +182,7 @@ class SimulatedPublisher:
         """Stops and frees the ports; unsent messages are dropped. Twice is fine."""
         with self._lock:
             self._close_sockets()
+            self._is_cut = False
             if self._owns_context:
                 self._context.term()
 

@@ -214,9 +214,7 @@ class Subscriber:
             raise ConfigError(f"sources: expected each endpoint once, got {config.endpoint!r} again")
         make_room(_DESCRIPTORS_PER_SOURCE * (len(self._receiver.sources) + 1 + self.config.replays_at_once))
         feed = self._atlas.feed(
-            FeedNames(
-                pod=config.pod, model=config.model, rank=config.rank, overrides=config.overrides_topic
-            ),
+            FeedNames(pod=config.pod, model=config.model, rank=config.rank, overrides=config.overrides_topic),
             config.has_replay_of,
             introduces=config.has_replay and not config.bind,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,12 +34,23 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: Callable[[
 
 
 class Fleet:
-    """Servers that listen on this machine, and prompts that share beginnings."""
+    """Servers that listen on this machine, and prompts that share beginnings. Any thread may call it."""
 
-    def __init__(self, n_servers: int, *, blocks: int = 1 << 14, seed: int = 1, prefix: str = "pod") -> None:
+    def __init__(
+        self,
+        n_servers: int,
+        *,
+        blocks: int = 1 << 14,
+        seed: int = 1,
+        prefix: str = "pod",
+        model: str = MODEL,
+    ) -> None:
         """`blocks`: each server's cache; with few of them it evicts."""
+        self.model = model
+        self.lock = threading.RLock()
+        """Whoever touches a server holds it."""
         self._random = random.Random(seed)
-        self.servers = [SimulatedServer(f"{prefix}{n}", MODEL, blocks=blocks) for n in range(n_servers)]
+        self.servers = [SimulatedServer(f"{prefix}{n}", model, blocks=blocks) for n in range(n_servers)]
         for server in self.servers:
             server.listen()
         self.prompts: list[list[int]] = []
@@ -56,16 +68,23 @@ class Fleet:
     def serve(self, n_requests: int = 1) -> None:
         """Requests, each begun like an earlier one or anew, at servers by chance."""
         for _ in range(n_requests):
+            self.serve_at(self._random.choice(self.servers))
+
+    def serve_at(self, server: SimulatedServer) -> list[int]:
+        """One such request at this server; returns its prompt."""
+        with self.lock:
             anew = not self.prompts or self._random.random() < 0.4
             begin = [] if anew else self._random.choice(self.prompts)[: self._random.randrange(16, 2048)]
             more = [self._random.randrange(50_000) for _ in range(self._random.randrange(64, 600))]
             prompt = begin + more
             self.prompts.append(prompt)
-            self._random.choice(self.servers).serve(prompt, 8)
+            server.serve(prompt, 8)
+            return prompt
 
     def truth(self, prompt: list[int]) -> dict[str, int]:
         """Tokens that each server would reuse now; those that hold none are left out."""
-        held = {server.pod: server.cached_tokens(prompt) for server in self.servers}
+        with self.lock:
+            held = {server.pod: server.cached_tokens(prompt) for server in self.servers}
         return {pod: tokens for pod, tokens in held.items() if tokens}
 
     def sample(self, count: int = 40) -> list[list[int]]:
@@ -76,7 +95,7 @@ class Fleet:
         """Where the answers are not whole, not exact, or not what the servers would reuse."""
         found = []
         for prompt in prompts or self.prompts:
-            scores = client.score(prompt, model=MODEL)
+            scores = client.score(prompt, model=self.model)
             said = {match.pod: match.cached_tokens for match in scores.matches if match.cached_tokens}
             doubts = {match.pod: match.truth for match in scores.matches if match.truth != "EXACT"}
             truth = self.truth(prompt)
@@ -129,8 +148,10 @@ def process_of(name: str) -> int:
 
 
 @contextmanager
-def fleet_of(n_servers: int, **options: int) -> Iterator[Fleet]:
-    fleet = Fleet(n_servers, **options)  # type: ignore[arg-type]
+def fleet_of(
+    n_servers: int, *, blocks: int = 1 << 14, seed: int = 1, prefix: str = "pod", model: str = MODEL
+) -> Iterator[Fleet]:
+    fleet = Fleet(n_servers, blocks=blocks, seed=seed, prefix=prefix, model=model)
     try:
         yield fleet
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import msgspec
 import pytest
 import ray
 
+from kvatlas.actors.directory.ray_yard import actors_of
+from kvatlas.actors.orders import ClusterView, SubscriberAsks, SubscriberOrders, decode, encode
 from kvatlas.cluster import launch
 from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ScorersConfig, ShardsConfig, SubscribersConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
-from kvatlas.index.errors import ClusterError, ConfigError, InputError
+from kvatlas.index.errors import ClusterError, ConfigError, DecodeError, InputError
+from kvatlas.ingest.discovery.config import DiscoveryLimits
 from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -37,7 +41,7 @@ def fleet() -> Iterator[Fleet]:
 def config(fleet: Fleet) -> ClusterConfig:
     return ClusterConfig(
         name="first",
-        discovery=fleet.discovery,
+        discovery=msgspec.structs.replace(fleet.discovery, limits=DiscoveryLimits(grace_s=1.0)),
         shards=ShardsConfig(count=2, table_bytes_max=64 << 20),
         subscribers=SubscribersConfig(pods_each=2),
         scorers=ScorersConfig(count=1),
@@ -87,6 +91,34 @@ def test_starting_it_again_connects_and_another_configuration_is_refused(
     assert dict(launch.connect("first").score(fleet.prompts[0], model=MODEL))
 
 
+def test_a_view_is_waited_for_and_older_readers_are_answered_at_once(client: Client, fleet: Fleet) -> None:
+    fleet.wait_agreed(client)
+    directory = client.directory()
+    view = directory.ask("view", ClusterView, 0, 0.0)
+    assert len(view.parts) == 2
+    began_s = time.monotonic()
+    same = directory.ask("view", ClusterView, view.version, 0.5)
+    if same.version == view.version:
+        assert same.parts == () and time.monotonic() - began_s >= 0.5
+    assert len(directory.ask("view", ClusterView, view.version + (1 << 40), 30.0).parts) == 2
+    waiting = directory.handle().view.remote(same.version, 30.0)
+    fleet.servers[0].restart()
+    fleet.serve(10)
+    newer = decode(ray.get(waiting, timeout=20), ClusterView)
+    assert newer.version > same.version
+    fleet.wait_agreed(client)
+
+
+def test_what_is_no_struct_is_refused_and_changes_nothing(client: Client) -> None:
+    before = client.status()
+    for method in ("enlist_shard", "report_shard", "enlist_subscriber", "report_subscriber", "add_pod"):
+        with pytest.raises(DecodeError):
+            client.directory().call(method, b"\xc1 nothing")
+    stranger = SubscriberAsks(name="stranger", node_id="", actor="")
+    assert client.directory().ask("enlist_subscriber", SubscriberOrders, encode(stranger)).goes
+    assert [one.incarnation for one in client.status().shards] == [one.incarnation for one in before.shards]
+
+
 def test_nobody_is_found_under_another_name(client: Client) -> None:
     with pytest.raises(ClusterError, match="nobody"):
         launch.connect("nobody")
@@ -125,7 +157,7 @@ def test_two_clusters_on_one_ray_do_not_see_each_other(client: Client, fleet: Fl
             assert {view.pod for view in second.pods()} == {"other0"}
             assert all(not second.score(prompt, model=MODEL) for prompt in fleet.sample(10))
         launch.down("second")
-        assert launch.actors_of("second") == [] and launch.actors_of("first")
+        assert actors_of("second") == [] and actors_of("first")
         fleet.wait_agreed(client)
 
 
@@ -136,7 +168,7 @@ def test_what_is_down_is_gone_and_can_be_started_anew(fleet: Fleet) -> None:
     with launch.start(config) as client:
         fleet.wait_agreed(client)
         launch.down("third")
-        assert launch.actors_of("third") == []
+        assert actors_of("third") == []
         assert not [path for path in Path("/dev/shm").iterdir() if f"-{os.getuid()}-third@" in path.name]
         launch.down("third")  # twice is fine
         more = msgspec.structs.replace(config, shards=ShardsConfig(count=2, table_bytes_max=64 << 20))

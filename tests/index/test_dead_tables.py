@@ -159,16 +159,18 @@ def test_tables_are_made_while_others_look_for_dead_ones_and_none_is_harmed(fold
     sweepers = [threading.Thread(target=sweep) for _ in range(2)]
     for sweeper in sweepers:
         sweeper.start()
-    for turn in range(300):
-        path = str(folder / f"table-{turn % 3}")
-        table = Table(path=path)
-        table.apply(Record(ADD, turn, 1, (7,)).packed())
-        if TableReader(path, age_ms_max=A_MINUTE_MS).lookup(KEY) != [[(turn, 1)]]:
-            harmed.append(turn)
-        table.close()
-    done.set()
-    for sweeper in sweepers:
-        sweeper.join()
+    try:
+        for turn in range(300):
+            path = str(folder / f"table-{turn % 3}")
+            table = Table(path=path)
+            table.apply(Record(ADD, turn, 1, (7,)).packed())
+            if TableReader(path, age_ms_max=A_MINUTE_MS).lookup(KEY) != [[(turn, 1)]]:
+                harmed.append(turn)
+            table.close()
+    finally:
+        done.set()
+        for sweeper in sweepers:
+            sweeper.join()
     assert harmed == []
     assert removed
     assert names(folder) == set()

@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from kvatlas.index._native import Index, Roster, Table, TableReader
+from kvatlas.index._native import Excerpt, Index, Roster, Table, TableReader, excerpt
 from kvatlas.index.errors import StaleTableError, TableFileError
 from tests.models.table import ADD, Record, delta
 from tests.models.world import GPU
@@ -25,6 +25,7 @@ KEY = np.array([7], np.uint64)
 SPAWN = multiprocessing.get_context("spawn")
 A_MINUTE_MS = 60_000
 VERSION_AT = 8
+FLIPS_AT = 96
 
 
 @pytest.fixture
@@ -113,6 +114,23 @@ def test_a_reader_outlives_a_killed_writer_and_is_told(path: str, writer: int) -
     with pytest.raises(StaleTableError, match="heartbeat"):
         look_forever(lambda: index.match(KEY))
     assert not reader.whole
+
+
+def test_a_writer_that_stops_in_the_middle_of_a_replacement_is_not_waited_for_for_ever(path: str) -> None:
+    """As a paused one: the generation's `flips` stays odd."""
+    table = Table(path=path)
+    table.apply(Record(ADD, 1, 1, (7,)).packed())
+    reader, roster = TableReader(path, age_ms_max=A_MINUTE_MS), Roster()
+    roster.set(0, [1], [])
+    with open(path + ".1", "r+b") as file:
+        file.seek(FLIPS_AT)
+        assert file.read(8) == struct.pack("<Q", 0)
+        file.seek(FLIPS_AT)
+        file.write(struct.pack("<Q", 1))
+    assert reader.lookup(KEY) == [[(1, 1)]]
+    assert Index([reader], roster).match(KEY)[1].tolist() == [1]
+    assert Excerpt([KEY], [excerpt(reader, KEY)]).lookup(KEY) == [[(1, 1)]]
+    table.close()
 
 
 @pytest.mark.parametrize("suffix", ["", ".1"])

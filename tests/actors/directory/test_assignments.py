@@ -49,7 +49,7 @@ def tied_groups(pods: list[DiscoveredPod]) -> list[set[str]]:
 def test_every_pod_has_one_subscriber_and_tied_pods_the_same(
     rounds: list[list[DiscoveredPod]], pods_each: int, near: bool
 ) -> None:
-    assignments = Assignments(pods_each, near)
+    assignments = Assignments(pods_each, 99, near_pods=near)
     before: dict[str, list[DiscoveredPod]] = {}
     gone: set[str] = set()
     ever_tied = False
@@ -72,7 +72,7 @@ def test_every_pod_has_one_subscriber_and_tied_pods_the_same(
 
 
 def test_a_pod_stays_where_it_is_while_others_come_and_go() -> None:
-    assignments = Assignments(2, True)
+    assignments = Assignments(2, 99, near_pods=True)
     first = {name: pod(name) for name in ("a", "b", "c")}
     assignments.update(first, NODES)
     of = dict(assignments.subscriber_of)
@@ -83,7 +83,7 @@ def test_a_pod_stays_where_it_is_while_others_come_and_go() -> None:
 
 
 def test_pods_near_a_node_have_a_subscriber_there() -> None:
-    assignments = Assignments(16, True)
+    assignments = Assignments(16, 999, near_pods=True)
     pods = {one.pod: one for one in (pod("a", node="n1"), pod("b", node="n2"), pod("c", node="far"))}
     assignments.update(pods, NODES)
     names = assignments.subscriber_of
@@ -92,7 +92,7 @@ def test_pods_near_a_node_have_a_subscriber_there() -> None:
 
 
 def test_a_pod_that_ties_two_subscribers_brings_them_together() -> None:
-    assignments = Assignments(1, False)
+    assignments = Assignments(1, 99, near_pods=False)
     apart = {"a": pod("a", stores=("s1",)), "b": pod("b", stores=("s2",))}
     assignments.update(apart, NODES)
     assert len(set(assignments.subscriber_of.values())) == 2
@@ -102,7 +102,15 @@ def test_a_pod_that_ties_two_subscribers_brings_them_together() -> None:
 
 
 def test_ten_thousand_pods_are_dealt_out() -> None:
-    assignments = Assignments(16, True)
+    assignments = Assignments(16, 999, near_pods=True)
     assignments.update({f"p{n}": pod(f"p{n}") for n in range(10_000)}, NODES)
     assert Counter(assignments.subscriber_of.values()).most_common(1)[0][1] == 16
     assert len(assignments.subscribers) == 625
+
+
+def test_a_storm_of_pods_makes_no_storm_of_subscribers() -> None:
+    assignments = Assignments(16, 8, near_pods=True)
+    assignments.update({f"p{n}": pod(f"p{n}", node="n1" if n % 2 else None) for n in range(1_000)}, NODES)
+    assert len(assignments.subscribers) == 8
+    assert Counter(assignments.subscriber_of.values()).most_common(1)[0][1] == 125
+    assert assignments.counts["pods_beyond"] >= 1_000 - 8 * 16

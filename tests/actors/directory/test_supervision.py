@@ -78,6 +78,13 @@ def test_what_is_bound_to_a_node_is_begun_anew_on_another(rig: Rig) -> None:
     assert rig.step(bound._replace(node="n2")) == []
 
 
+def test_what_was_begun_before_is_adopted_and_ended_where_nobody_wants_it(rig: Rig) -> None:
+    rig.supervision.adopt(["s", "old"])
+    assert rig.step(SHARD) == []
+    rig.now_s += 4.0
+    assert rig.step(SHARD, s=rig.now_s) == [("end", "old")]
+
+
 def test_what_is_not_wanted_is_ended_after_it_could_end_itself(rig: Rig) -> None:
     rig.step(SHARD)
     assert rig.step() == []

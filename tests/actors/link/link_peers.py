@@ -90,6 +90,7 @@ class ServerProcess:
 
     def pause(self) -> None:
         os.kill(self._process.pid, signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)  # until all its threads have stopped
 
     def go_on(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)

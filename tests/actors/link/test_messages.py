@@ -105,12 +105,12 @@ def test_a_header_that_is_cut_short_is_refused(length: int) -> None:
         decode_message(messages.hello(HERE, 4)[:length])
 
 
-@given(st.integers(0, 2**32 - 1), st.binary(max_size=30))
+@given(st.integers(0, 2**32 - 1) | st.integers(0, 9), st.binary(max_size=30))
 def test_lanes_that_claim_more_than_there_is_cost_nothing(claimed: int, rest: bytes) -> None:
     frame = messages.delta(HERE, 4, 1, struct.pack("<I", claimed) + rest)
     message = decode_message(frame)
     if claimed > len(rest) // 4:
-        with pytest.raises(DecodeError, match="bytes of lanes, got"):
+        with pytest.raises(DecodeError, match=r"bytes of lanes, got|at most 65535 lanes, got"):
             messages.content_of(message)
     else:
         lanes, records = messages.content_of(message)

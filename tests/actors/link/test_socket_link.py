@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -147,6 +148,14 @@ def test_requests_wait_for_a_server_that_comes_up(keys: LinkKeys, links: SocketL
         assert waiting.result(WAIT_S) == b"x"
 
 
+def test_what_nobody_waits_for_any_more_is_kept_for_nobody(links: SocketLinks) -> None:
+    link, frame = links.open("tcp://127.0.0.1:1"), bytes(1 << 20)
+    references = sys.getrefcount(frame)
+    for _ in range(20):
+        assert "nobody there" in error_of(link.request(frame, 0.01))
+    wait_until(lambda: sys.getrefcount(frame) == references)
+
+
 def test_a_fetch_does_not_wait_for_a_load_nor_does_another_session(keys: LinkKeys) -> None:
     may_go = threading.Event()
 
@@ -195,13 +204,7 @@ def test_bad_frames_are_counted_and_too_long_ones_end_the_connection(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         peer = context.socket(zmq.DEALER)
-        encrypt_as_client(
-            peer,
-            CurveConfig(
-                server_key=keys.server_public, public_key=keys.client_public, secret_key=keys.client_secret
-            ),
-        )
-        peer.connect(server.endpoint)
+        _connect_as_client(peer, server, keys)
         for frames in ([b"x"], [bytes(8)], [bytes(9), b"x"], [bytes(8), b"x", b"y"], [b""] * 1000):
             peer.send_multipart(frames)
         wait_until(lambda: server.statistics()["bad_frames"] == 5)
@@ -214,6 +217,32 @@ def test_bad_frames_are_counted_and_too_long_ones_end_the_connection(
     finally:
         context.destroy(linger=0)
     assert link.request(b"x", WAIT_S).result(WAIT_S) == b"x", "others notice nothing"
+
+
+def test_a_peer_that_does_not_read_its_answers_loses_them_and_nobody_else_notices(
+    server: LinkServer, keys: LinkKeys, link: SocketLink
+) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        peer = context.socket(zmq.DEALER)
+        peer.set(zmq.RCVHWM, 1)
+        peer.set(zmq.RCVBUF, 1 << 16)
+        _connect_as_client(peer, server, keys)
+        frame = bytes(SETTINGS.inline_bytes_max)
+        for _ in range(400):
+            peer.send_multipart([bytes(8), frame])
+        wait_until(lambda: server.statistics()["answers_dropped"] > 0)
+        assert link.request(b"x", WAIT_S).result(WAIT_S) == b"x"
+    finally:
+        context.destroy(linger=0)
+
+
+def _connect_as_client(peer: zmq.Socket[bytes], server: LinkServer, keys: LinkKeys) -> None:
+    curve = CurveConfig(
+        server_key=keys.server_public, public_key=keys.client_public, secret_key=keys.client_secret
+    )
+    encrypt_as_client(peer, curve)
+    peer.connect(server.endpoint)
 
 
 def test_a_handler_that_fails_is_an_answer(keys: LinkKeys) -> None:
@@ -242,8 +271,10 @@ def test_what_cannot_be_opened_is_a_config_error(keys: LinkKeys, links: SocketLi
 
 
 def test_closed_links_give_their_sockets_back(server: LinkServer, links: SocketLinks) -> None:
-    for _ in range(300):
-        link = links.open(server.endpoint)
+    opened = [links.open(server.endpoint) for _ in range(400)]
+    for link in opened:
         assert link.request(b"x", WAIT_S).result(WAIT_S) == b"x"
+    assert server.statistics()["connections"] == 400
+    for link in opened:
         link.close()
     wait_until(lambda: server.statistics()["connections"] == 0)

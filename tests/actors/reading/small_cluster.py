@@ -21,7 +21,7 @@ from kvatlas.actors.shard.settings import ShardSettings
 from kvatlas.index._native import route
 from kvatlas.ingest.config import AtlasConfig
 from kvatlas.ingest.fleet_mirror import FleetMirror
-from kvatlas.ingest.numbers import CountedNumbers
+from kvatlas.ingest.numbering import CountedNumbers
 from kvatlas.ingest.outlet import GatheringOutlet
 from tests.actors.link.link_peers import new_keys
 

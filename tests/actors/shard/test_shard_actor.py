@@ -143,7 +143,7 @@ def test_over_ray_calls_it_needs_no_socket(registry: Any, tmp_path: Path) -> Non
 
 
 def test_of_an_owned_cluster_it_goes_after_the_directory(registry: Any, tmp_path: Path) -> None:
-    start(tmp_path, owned=True, directory_gone_s_max=0.3)
+    _actor = start(tmp_path, owned=True, directory_gone_s_max=0.3)  # it lives as long as its handle
     reported(registry, 1)
     ray.kill(registry)
     wait_until(lambda: is_gone(NAME), 60)

@@ -83,6 +83,7 @@ def test_it_serves_what_it_was_told_and_tells_at_once_when_it_is_whole(
     program.answer(orders(keys, 5))
     report = program.report()
     assert (report.replica.whole, report.loaded, report.applied) == (True, (5,), {5: 1})
+    assert report.counts["contents"] == 1 and report.counts["link_requests"] >= 2
     program.answer(msgspec.structs.replace(orders(keys), retired=(5,)))
     program.report()
     assert reader.lookup(array([10])) == [[]]

@@ -11,7 +11,7 @@ from kvatlas.actors.link.link import LinkError, LinkStatistics
 from kvatlas.actors.orders import Layout, Replica, ShardAsks
 from kvatlas.actors.shard.service import ShardService
 from kvatlas.actors.shard.settings import ShardSettings
-from kvatlas.index._native import Table
+from kvatlas.index._native import Source
 
 SETTINGS = ShardSettings(table_bytes_max=4 << 20, shared_memory_folder="")
 
@@ -111,7 +111,7 @@ class Plan:
         return Layout(number=self.number, n_shards=self.n_shards, replicas=tuple(self.replicas))
 
 
-def held(table: Table, keys: list[int]) -> dict[tuple[int, int], int]:
+def held(table: Source, keys: list[int]) -> dict[tuple[int, int], int]:
     """Tier bits by (lane, key)."""
     found = table.lookup(np.array(keys, np.uint64))
     return {

@@ -264,8 +264,8 @@ class OutboxBesideMirrors(RuleBasedStateMachine):
     def what_waits_is_bounded(self) -> None:
         if hasattr(self, "outbox"):
             for feed in self.outbox._feeds():
-                assert feed.queued_bytes <= self.outbox._settings.feed.gathered_bytes_max
-                assert feed.queued_bytes >= 0
+                assert 0 <= feed._gathered_bytes <= self.outbox._settings.feed.gathered_bytes_max
+                assert feed._gathered_bytes <= feed.queued_bytes
 
 
 OutboxBesideMirrors.TestCase.settings = settings(max_examples=200, stateful_step_count=60)

@@ -11,6 +11,7 @@ from kvatlas.actors.link.messages import Address, Kind, Message, content_of, dec
 from kvatlas.actors.subscriber.records import split_records
 from kvatlas.actors.subscriber.replica_feed import FeedLimits, Phase, ReplicaFeed
 from kvatlas.index._native import Table, route
+from kvatlas.index.errors import ConfigError
 
 ADDRESS = Address(3, 1, 9)
 SESSION = 7
@@ -202,17 +203,55 @@ def test_overflow_with_a_message_in_flight_waits_for_its_answer() -> None:
     assert not talk.feed.is_loaded
 
 
-def test_refused_message_is_sent_once_more_then_all_is_loaded_anew() -> None:
+def test_refused_message_is_sent_again_with_growing_pauses_then_all_is_loaded_anew() -> None:
     talk = Talk().fed()
     talk.put(record(5, 1))
-    for _ in range(2):
+    pauses = []
+    while not talk.feed.wants_content:
         assert talk.sent().number == 2
         talk.refused()
+        pauses.append(talk.feed.wakes_at_s - talk.now_s)
         talk.now_s = talk.feed.wakes_at_s
         assert talk.sent().kind is Kind.HELLO
         talk.applied(1)
+    assert pauses == [2.0, 4.0, 4.0, 4.0, 4.0]
+    assert talk.feed.counts["refused"] == 5
+
+
+def test_resync_in_answer_to_a_change_loads_anew() -> None:
+    talk = Talk().fed()
+    talk.put(record(5, 1))
+    talk.sent()
+    talk.resync(1)
     assert talk.feed.wants_content
-    assert talk.feed.counts["refused"] == 2
+    talk.load(((5,), record(5, 1)))
+    message = talk.sent()
+    assert (message.kind, message.number, message.is_first) == (Kind.CONTENT, 3, True)
+
+
+def test_load_without_an_answer_begins_anew_and_holds_up_nobody() -> None:
+    talk = Talk()
+    talk.sent()
+    talk.resync(0)
+    talk.feed.begin_load()
+    talk.feed.put_content((5,), record(5, 1))
+    talk.sent()
+    talk.feed.failed(talk.now_s)
+    assert talk.feed.phase is Phase.NEW
+    assert talk.feed.queued_bytes == 0
+    talk.now_s = talk.feed.wakes_at_s
+    assert talk.sent().kind is Kind.HELLO
+    talk.resync(1)
+    assert talk.feed.wants_content
+    talk.load()
+    assert talk.sent().number == 2
+
+
+@pytest.mark.parametrize("field", FeedLimits.__struct_fields__)
+@pytest.mark.parametrize("bad", [0, -1, True, "1", None])
+def test_bad_limit_is_refused_with_its_name(field: str, bad: object) -> None:
+    with pytest.raises(ConfigError, match=f"{field}: expected"):
+        FeedLimits(**{field: bad})  # type: ignore[arg-type]
 
 
 def test_pauses_grow_up_to_a_bound_and_fall_back_after_an_answer() -> None:
@@ -278,12 +317,12 @@ def test_answer_that_does_not_fit_is_counted_and_asked_about(reply: bytes) -> No
     assert talk.sent().kind is Kind.HELLO
 
 
-def test_lane_larger_than_a_message_goes_on_in_changes() -> None:
+def test_lane_larger_than_a_message_goes_on_in_parts_of_its_own() -> None:
     talk = Talk()
     talk.sent()
     talk.resync(0)
     records = b"".join(record(5, *range(at, at + 20)) for at in range(0, 80, 20))
-    talk.load(((5,), records))
+    talk.load(((4,), record(4, 1)), ((5,), records), ((6,), record(6, 1)))
     sent = []
     for number in range(1, 10):
         message = talk.next()
@@ -291,11 +330,26 @@ def test_lane_larger_than_a_message_goes_on_in_changes() -> None:
             break
         sent.append(message)
         talk.applied(number)
-    bodies = [content_of(one)[1] if one.kind is Kind.CONTENT else one.body for one in sent]
-    assert b"".join(bytes(body) for body in bodies) == records
+    parts = [content_of(one) for one in sent]
+    assert [lanes for lanes, _ in parts] == [[4, 5], [], [], [], [6]]
+    assert b"".join(bytes(body) for _, body in parts) == record(4, 1) + records + record(6, 1)
     assert sent[0].is_first and sent[-1].is_last
-    assert all(len(body) <= LIMITS.message_bytes_max for body in bodies)
+    assert all(len(body) <= LIMITS.message_bytes_max for _, body in parts)
     assert talk.feed.is_loaded
+
+
+def test_content_beyond_the_bound_is_sent_while_whoever_loads_waits() -> None:
+    talk = Talk()
+    talk.sent()
+    talk.resync(0)
+    talk.load(*(((lane,), record(lane, *range(30))) for lane in range(20)))
+    assert talk.feed.queued_bytes > LIMITS.gathered_bytes_max
+    number = 0
+    while talk.next() is not None:
+        number += 1
+        talk.applied(number)
+    assert talk.feed.is_loaded
+    assert talk.feed.queued_bytes == 0
 
 
 def test_records_are_cut_only_where_one_ends() -> None:

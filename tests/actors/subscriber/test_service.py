@@ -150,7 +150,7 @@ def test_shard_that_comes_back_empty_is_loaded_again_while_servers_go_on(rig: Ri
         service.follow(rig.shards.view(rig.session))
         rig.serve("a")
         wait_until(rig.agree)
-    assert rig.shards.shards[1].replica.incarnation in service.report().loaded
+    wait_until(lambda: rig.shards.shards[1].replica.incarnation in service.report().loaded)
 
 
 def test_pod_that_leaves_is_emptied_and_one_that_comes_is_followed(rig: Rig) -> None:
@@ -255,3 +255,24 @@ def test_report_that_did_not_arrive_is_said_again(rig: Rig) -> None:
     assert service.report().part is None
     service.obey(msgspec.structs.replace(rig.orders(), wants_part=True))
     assert service.report().part is not None
+
+
+def test_pods_that_dialled_a_socket_are_forgotten_when_it_closes(rig: Rig) -> None:
+    source = SourceConfig(endpoint="tcp://127.0.0.1:*", bind=True)
+    found = DiscoveredPod(pod="door", sources=(source,), settings=PodConfig(model=MODEL))
+    rig.pods["door"] = PodOrders(pod="door", source=encode_pod(found))
+    rig.settings = msgspec.structs.replace(SETTINGS, settle_s=0.1)
+    service = rig.start()
+    (endpoint,) = service.statistics().sockets.sources
+    server = rig.closing.enter_context(SimulatedServer("guest", MODEL, block_size=BLOCK_SIZE))
+    rig.servers["guest"] = server
+    server.listen(endpoint=endpoint.endpoint, replay_endpoint=None).wait_for_subscribers()
+    rig.serve("guest")
+    wait_until(lambda: states(service.mirror.part()).keys() == {"guest"})
+    wait_until(rig.agree)
+    wait_until(lambda: service.report().settled)
+    rig.pods.pop("door")
+    rig.servers.pop("guest")
+    service.obey(rig.orders())
+    assert service.mirror.part().workers == ()
+    wait_until(rig.agree)

@@ -1,4 +1,4 @@
-"""A subscriber's process in a real cluster: killed, it goes on from its checkpoint and its servers' replays."""
+"""A subscriber's process in a real cluster, killed: it goes on from its checkpoint and from replays."""
 
 from __future__ import annotations
 

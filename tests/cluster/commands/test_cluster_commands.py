@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from kvatlas.cluster.cli import app
+from kvatlas.cluster.commands.options import check_reachable
+from kvatlas.index.errors import ClusterError
 
 
 def kvatlas(*arguments: str, **environment: str) -> Result:
@@ -40,7 +43,8 @@ def test_what_is_checked_can_be_read_again(tmp_path: Path) -> None:
     [
         (("up", "-c", "nowhere.yaml"), "configuration: expected a file that can be read"),
         (("up", "--check", "--name", "Not Good"), "$.name: expected 1 to 63 lower-case letters"),
-        (("scale",), "scale: expected --shards, --replicas-per-node or --off-node, got none"),
+        (("scale",), "scale: expected --shards, --replicas-per-node, --off-node or --all-nodes"),
+        (("scale", "--off-node", "a", "--all-nodes"), "scale: expected --off-node or --all-nodes, got both"),
         (("pods", "add", "a"), "'a': expected one of endpoint, sources and url, got none"),
         (("pods", "add", "a", "--endpoint", "x", "--ranks", "2"), "endpoint: expected a port to add rank 1"),
         (("pods", "add", "a\nb", "--endpoint", "tcp://10.0.0.1:5557"), "expected 1 to"),
@@ -64,3 +68,30 @@ def test_what_needs_no_ray_does_not_wait_for_it(arguments: list[str]) -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["down"], ["up"], ["scale", "--shards", "2"], ["pods", "list"]]
+)
+def test_a_ray_that_is_not_there_is_said_at_once(command: list[str]) -> None:
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = kvatlas(*command, "--address", address)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(f"kvatlas: Ray: expected it at {address}, got ")
+
+
+@pytest.mark.parametrize(
+    "address", ["auto", "local", "[::1]:1", "ray://127.0.0.1:1", "127.0.0.1:99999", "a:b"]
+)
+def test_addresses_of_every_form_are_looked_at(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address in ("auto", "local", "a:b"):
+        check_reachable(address)
+    else:
+        with pytest.raises(ClusterError, match="expected it at"):
+            check_reachable(address)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ClusterError, match="expected it at 127"):
+        check_reachable("auto")

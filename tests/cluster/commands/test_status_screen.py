@@ -16,7 +16,7 @@ from kvatlas.actors.directory.status import (
     ShardStatus,
     SubscriberStatus,
 )
-from kvatlas.cluster.commands.cluster_commands import has_switched, told
+from kvatlas.cluster.commands.cluster_commands import is_settled, told
 from kvatlas.cluster.commands.status_screen import status_view
 from kvatlas.index.view import WorkerView
 
@@ -152,14 +152,11 @@ def test_a_cluster_in_a_line() -> None:
     assert told(msgspec.structs.replace(STATUS, layouts=(), building_waits_for="")) == "no layout yet"
 
 
-def test_a_scaled_cluster_has_switched_when_a_newer_layout_serves() -> None:
-    quiet = msgspec.structs.replace(STATUS, building_waits_for="", layouts=(SERVING,), desired_shards=2)
-    asked = msgspec.structs.replace(quiet, desired_shards=4)
-    building = msgspec.structs.replace(asked, layouts=(SERVING, BUILDING))
-    served = msgspec.structs.replace(BUILDING, state="serving")
+def test_a_cluster_is_settled_when_nothing_is_being_built() -> None:
+    quiet = msgspec.structs.replace(STATUS, building_waits_for="", layouts=(SERVING,))
     leaving = msgspec.structs.replace(SERVING, state="leaving")
-    switched = msgspec.structs.replace(asked, layouts=(served, leaving))
-    assert not has_switched(quiet, asked), "the directory has not begun yet"
-    assert not has_switched(quiet, building)
-    assert has_switched(quiet, switched)
-    assert has_switched(quiet, quiet), "nothing was to change"
+    assert is_settled(quiet)
+    assert is_settled(msgspec.structs.replace(quiet, layouts=(SERVING, leaving)))
+    assert not is_settled(STATUS)
+    assert not is_settled(msgspec.structs.replace(quiet, layouts=(SERVING, BUILDING)))
+    assert not is_settled(msgspec.structs.replace(quiet, building_waits_for="a node"))

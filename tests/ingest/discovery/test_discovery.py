@@ -29,7 +29,7 @@ from kvatlas.ingest.discovery.entries import PodEntry
 from kvatlas.ingest.discovery.pods import DiscoveredPod
 from kvatlas.ingest.discovery.registration.server import RegistrationServer
 from kvatlas.ingest.discovery.source_query import ToldSource
-from kvatlas.ingest.simulator.publisher import SimulatedPublisher
+from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.sockets.subscriber import Subscriber
 from tests.ingest.discovery.kubernetes_api import KubernetesApi, pod
 from tests.ingest.discovery.test_source_query import says, server
@@ -170,14 +170,19 @@ def test_ten_thousand_pods_are_followed_shown_and_left() -> None:
         assert discovery.statistics().states == {"following": 10_000}
 
 
-def test_what_discovery_finds_can_be_subscribed_to() -> None:
-    with SimulatedPublisher("kv@sim@some/model") as simulated:
-        fields = {"endpoint": simulated.endpoint, "replay_endpoint": simulated.replay_endpoint}
+def test_what_discovery_finds_is_heard_under_its_id_whatever_its_topic_says() -> None:
+    with SimulatedServer("another", "some/model") as simulated:
+        publisher = simulated.listen()
+        fields = {"endpoint": publisher.endpoint, "replay_endpoint": publisher.replay_endpoint}
         with discovering(StaticWatchConfig(pods=(entry("sim", **fields),))) as discovery:
             assert wait_for(discovery, lambda: "sim" in discovery.pods())
             sources = discovery.pods()["sim"].sources
-        with Subscriber(Atlas(), sources) as subscriber:
+        atlas = Atlas()
+        with Subscriber(atlas, sources) as subscriber:
             assert subscriber.wait_until(lambda seen: seen.connections == 1, 10)
+            simulated.serve(list(range(64)))
+            assert subscriber.wait_until(lambda seen: seen.batches + seen.replay.replies > 0, 10)
+            assert {worker.pod for worker in atlas.statistics().workers} == {"sim"}
 
 
 def test_without_the_extra_kubernetes_is_a_configuration_error_and_the_rest_works(tmp_path: Path) -> None:

@@ -124,5 +124,5 @@ class LedgerStories(RuleBasedStateMachine):
             assert (state == "leaving") == (name in self.left_s)
 
 
-LedgerStories.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+LedgerStories.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 TestLedgerStories = LedgerStories.TestCase

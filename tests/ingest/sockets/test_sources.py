@@ -74,6 +74,8 @@ def test_a_map_names_the_pods_that_have_a_replay_socket() -> None:
         ({"replay_endpoints": {"a": "tcp://10.0.0.1:5558"}}, "expected none without bind"),
         ({"pod": ""}, "pod: expected a name or None"),
         ({"rank": -1}, "rank: expected 0 to 65535, got -1"),
+        ({"overrides_topic": True}, "overrides_topic: expected a pod, and no bind"),
+        ({"overrides_topic": True, "pod": "a", "bind": True}, "overrides_topic: expected a pod, and no bind"),
         ({"curve": CurveConfig()}, "curve.server_key: expected the publisher's key"),
         ({"bind": True, "curve": CurveConfig(secret_key=SECRET)}, "expected secret_key and client_keys"),
     ],

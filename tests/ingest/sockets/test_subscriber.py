@@ -51,7 +51,8 @@ def test_batches_arrive_in_the_order_of_their_publisher(peers: Peers) -> None:
 def test_each_publisher_has_a_feed_of_its_own_with_its_names(peers: Peers) -> None:
     publishers, sink = [RawPublisher(peers) for _ in range(3)], NotingSink()
     sources = [
-        SourceConfig(endpoint=p.endpoint, pod=f"pod-{n}", model="m", rank=n) for n, p in enumerate(publishers)
+        SourceConfig(endpoint=p.endpoint, pod=f"pod-{n}", model="m", rank=n, overrides_topic=n == 1)
+        for n, p in enumerate(publishers)
     ]
     with Subscriber(sink, sources) as subscriber:
         for number, publisher in enumerate(publishers):
@@ -60,8 +61,8 @@ def test_each_publisher_has_a_feed_of_its_own_with_its_names(peers: Peers) -> No
         assert subscriber.wait_until(lambda s: s.batches == 3, WAIT_S)
         assert subscriber.wait_until(lambda s: s.connections == 3, WAIT_S)
         assert [one.batches for one in subscriber.statistics().sources] == [1, 1, 1]
-    assert [(f.names.pod, f.names.model, f.names.rank) for f in sink.feeds] == [
-        (f"pod-{n}", "m", n) for n in range(3)
+    assert [feed.names for feed in sink.feeds] == [
+        FeedNames(pod=f"pod-{n}", model="m", rank=n, overrides=n == 1) for n in range(3)
     ]
 
 

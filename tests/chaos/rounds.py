@@ -1,0 +1,120 @@
+"""Rounds of chaos: faults, then quiet, and what was measured of each."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from typing import NamedTuple
+
+import ray
+
+from tests.chaos.chaos_cluster import ChaosCluster
+from tests.chaos.faults import Faults
+from tests.chaos.traffic import Traffic
+from tests.chaos.witnesses import FarAnswers, Witness, far_asker
+from tests.cluster.asker import Asker
+from tests.cluster.living_fleet import Fleet, wait_until
+
+UP_S = 150.0
+HUNG_S = 60.0
+"""Neither is what is measured: beyond them a process does not come, or a doubt does not heal."""
+BEHIND_S_MAX = 30.0
+_SAMPLE = 60
+
+
+class Round(NamedTuple):
+    """What one round has shown."""
+
+    number: int
+    faults: list[str]
+    up_s: float
+    """From the last fault until all processes were up."""
+    healed_s: float
+    """From then until all answers were exact."""
+    pause_s: float
+    """The longest that an answer took, here or in the other process."""
+    partial: float
+    """Share of the answers that were not whole."""
+    behind_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"round {self.number:3}  up {self.up_s:5.1f} s  healed {self.healed_s:5.1f} s  "
+            f"longest answer {self.pause_s:5.3f} s  partial {self.partial:4.0%}  "
+            f"behind {self.behind_s:4.1f} s  {'; '.join(self.faults)}"
+        )
+
+
+class Rounds:
+    """Disturbs a cluster again and again, and holds it against its servers."""
+
+    def __init__(self, chaos: ChaosCluster, traffic: Traffic, seed: int) -> None:
+        self._chaos = chaos
+        self._traffic = traffic
+        self._seed = seed
+        self._far = far_asker(chaos.client)
+        self.done: list[Round] = []
+
+    def run_one(self) -> Round:
+        """Raises AssertionError where something is wrong or does not heal."""
+        number = len(self.done)
+        chance = random.Random(f"{self._seed}-{number}")
+        growing, client = self._traffic.growing, self._chaos.client
+        far_prompts = growing.sample(10)
+        told = self._far.ask.remote(far_prompts, growing.model)
+        with Asker(client, growing) as asker, Witness(client, self._traffic) as witness:
+            faults = Faults(self._chaos, self._traffic, chance).some()
+            print(f"round {number}: {'; '.join(faults)}", flush=True)
+            self._chaos.add_node()
+            up_s = wait_until(lambda: not self._chaos.missing(), UP_S, self._chaos.missing)
+            self._traffic.pause()
+            healed_s = self._heal()
+        ray.get(self._far.stop.remote())
+        far: FarAnswers = ray.get(told)
+        assert asker.wrong[:3] == [] and witness.wrong[:3] == [] and far.errors[:3] == []
+        assert self._traffic.failed == []
+        _check_far(far, far_prompts, growing)
+        assert witness.behind_s_max < BEHIND_S_MAX
+        answers, partial = asker.answers + far.answers, asker.partial + far.partial
+        assert asker.answers and far.answers
+        pause_s = max(asker.pause_s_max, far.pause_s_max)
+        found = Round(
+            number, faults, up_s, healed_s, pause_s, partial / answers, witness.behind_s_max
+        )
+        self.done.append(found)
+        self._traffic.go()
+        return found
+
+    def _heal(self) -> float:
+        """Seconds until both fleets' answers are what their servers would do."""
+        began_s = time.monotonic()
+        for fleet in (self._traffic.growing, self._traffic.evicting):
+            sample = [*fleet.sample(_SAMPLE), *fleet.prompts[-10:]]
+            wait_until(
+                lambda fleet=fleet, sample=sample: not fleet.differences(self._chaos.client, sample),  # type: ignore[misc]
+                HUNG_S,
+                lambda fleet=fleet, sample=sample: self._why(fleet, sample),  # type: ignore[misc]
+            )
+        return time.monotonic() - began_s
+
+    def _why(self, fleet: Fleet, sample: list[list[int]]) -> object:
+        client = self._chaos.client
+        doubts = [(view.pod, view.state, view.doubts) for view in client.pods() if view.state != "EXACT"]
+        return fleet.differences(client, sample)[:3], doubts, client.reading(), client.status()
+
+    def report(self) -> str:
+        """Of all rounds."""
+        lines = [f"seed {self._seed}, {len(self.done)} rounds", "", "| | median | max |", "|---|---:|---:|"]
+        for name, unit in (("up_s", "s"), ("healed_s", "s"), ("pause_s", "s"), ("behind_s", "s")):
+            values = [getattr(one, name) for one in self.done]
+            lines.append(f"| {name[:-2]} ({unit}) | {statistics.median(values):.3f} | {max(values):.3f} |")
+        shares = [one.partial for one in self.done]
+        lines.append(f"| partial answers | {statistics.median(shares):.1%} | {max(shares):.1%} |")
+        return "\n".join(lines)
+
+
+def _check_far(far: FarAnswers, prompts: list[list[int]], fleet: Fleet) -> None:
+    for prompt, most in zip(prompts, far.most, strict=True):
+        truth = fleet.truth(prompt)
+        assert all(tokens <= truth.get(pod, 0) for pod, tokens in most.items()), (most, truth)
