@@ -111,7 +111,7 @@ sanitize: sanitize-address sanitize-thread
 
 # The thread sanitizer has nothing to find where there is one thread: it runs the tests that have several.
 # The address sanitizer has nothing to find where there is no native code: it leaves out sockets and recordings.
-WITHOUT_NATIVE := recording sockets/test_curve.py sockets/test_replay_client.py sockets/test_sources.py \
+WITHOUT_NATIVE := recording discovery sockets/test_curve.py sockets/test_replay_client.py sockets/test_sources.py \
                   sockets/test_subscriber_faults.py sockets/test_subscriber_replay.py stream/test_faults_over_sockets.py
 SANITIZED_address := tests/index tests/ingest $(WITHOUT_NATIVE:%=--ignore=tests/ingest/%)
 SANITIZED_thread := tests/index/test_threads.py tests/index/test_table.py tests/index/test_match.py \

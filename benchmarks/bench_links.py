@@ -126,7 +126,7 @@ def checked(ask: Callable[[bytes], bytes]) -> None:
 
 def main() -> None:
     args = arguments(__doc__).parse_args()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     keys = new_keys()
     kind: Any = ray.remote(Shard)
     actor = kind.options(num_cpus=0).remote(keys)

@@ -196,7 +196,7 @@ def main() -> None:
         scorers=ScorersConfig(count=1),
         discovery=DiscoveryConfig(),
     )
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         with fleet(asked) as servers, start(config) as client:
             for server, source in servers:
@@ -217,12 +217,13 @@ def measure(args: Any, atlas: Atlas, client: Client, asked: list[Tokens], rounds
     for prompt in asked:
 
         def agree(prompt: Tokens = prompt) -> bool:
+            sent: Any = ray.get(scorer.score.remote(prompt.tobytes(), model=MODEL))
             return len(atlas.score(prompt, model=MODEL)) > 0 and all(
                 same(found, atlas.score(prompt, model=MODEL))
                 for found in (
                     client.score(prompt, model=MODEL),
                     asking.score(prompt, model=MODEL),
-                    ray.get(scorer.score.remote(prompt.tobytes(), model=MODEL)),
+                    sent,
                 )
             )
 

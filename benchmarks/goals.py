@@ -92,6 +92,48 @@ def at_most_the_other(what: str, rows: Sequence[str], must: float, aim: float) -
     return Goal(what, f"{must:g}x", f"{aim:g}x", judge)
 
 
+def added_to_the_other(what: str, row: str, must_us: float, aim_us: float) -> Goal:
+    """At most so many microseconds more than the other way to do the same."""
+
+    def judge(results: Results) -> Outcome:
+        result = results[row]
+        if result.peer_median is None:
+            return Outcome(_pair(result), "", None, None)
+        added_us = max(result.median - result.peer_median, 1e-3)
+        measured = f"{_pair(result)}: {number(result.median - result.peer_median)} us more"
+        return Outcome(measured, f"beside {_peer_pair(result)}", must_us / added_us, aim_us / added_us)
+
+    return Goal(what, f"+ {must_us:g} us", f"+ {aim_us:g} us", judge)
+
+
+def at_least(what: str, row: str, must: float, aim: float) -> Goal:
+    def judge(results: Results) -> Outcome:
+        result = results[row]
+        return Outcome(_pair(result), "", result.median / must, result.median / aim)
+
+    return Goal(what, number(must), number(aim), judge)
+
+
+def none_of(what: str, rows: Sequence[str]) -> Goal:
+    """A count that has to be zero."""
+
+    def judge(results: Results) -> Outcome:
+        counted = [results[row] for row in rows]
+        measured = "; ".join(f"{number(r.median)} ({r.what.rpartition(', ')[2]})" for r in counted)
+        return Outcome(measured, "", 0.0 if any(r.median for r in counted) else 1.0, None)
+
+    return Goal(what, "0", "", judge)
+
+
+def stated(what: str, rows: Sequence[str]) -> Goal:
+    """Asked for as a figure, without a threshold."""
+
+    def judge(results: Results) -> Outcome:
+        return Outcome(", ".join(_pair(results[row]) for row in rows), "", 1.0, None)
+
+    return Goal(what, "stated", "", judge)
+
+
 def flat_in_workers(what: str, row: str, workers: Sequence[int], factor: float, lane_ns: float) -> Goal:
     """A match costs at most `factor` times that of the fewest workers, plus so much per matching lane."""
 
@@ -166,4 +208,19 @@ GOALS = (
     at_most("checkpoint of 1 M blocks: load, s", ["checkpoint/load"], 0.5),
     at_most("checkpoint: bytes a block", ["checkpoint/bytes"], 48),
     at_most("checkpoint: slowest batch while it is written, ms", ["checkpoint/wait"], 5),
+    added_to_the_other(
+        "client.score, 8 192 tokens, attached, beside Atlas.score", "read/attached/8192", 20, 5
+    ),
+    added_to_the_other(
+        "scorer.score.remote, 8 192 tokens, beside an empty call", "read/scorer/8192", 300, 100
+    ),
+    at_least("score_many through one scorer, prompts of 512 blocks a second", "read/many/sent", 5000, 20_000),
+    at_most("16 pods x 100 batches/s, publish to score: p99, ms", ["visible/zmq/p99"], 100, 10),
+    at_most("shard of 4 killed, 1 M pairs: whole, from its new process being up, s", ["heal/kill/up"], 3, 1),
+    at_most("4 shards to 8, 1 M pairs, from the new processes being up, s", ["heal/reshard/up"], 5, 1),
+    none_of("wrong answers meanwhile", ["heal/kill/wrong", "heal/reshard/wrong"]),
+    stated(
+        "a subscriber's private memory: idle, with 64 pods and 1 M blocks",
+        ["actors/subscriber/idle/uss", "actors/subscriber/64/uss"],
+    ),
 )

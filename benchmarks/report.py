@@ -1,20 +1,25 @@
-"""Runs all benchmarks and writes their results, judged against the goals, into docs/benchmarks.md."""
+"""Runs all benchmarks and writes their results, judged against the goals, into the documents."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 from goals import GOALS, Results, verdict
+from paper_model import growth_lines, model_lines
 from results import Result, arguments, machine, number, versions
 
 HERE = Path(__file__).resolve().parent
 DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
+SCALING = HERE.parent / "docs" / "scaling.md"
 BEGIN, END = "<!-- results: written by benchmarks/report.py -->", "<!-- end of results -->"
+GROWTH, GROWTH_END = "<!-- growth: written by benchmarks/report.py -->", "<!-- end of growth -->"
+MODEL, MODEL_END = "<!-- model: written by benchmarks/report.py -->", "<!-- end of model -->"
 ROWS_OF = {
     "bench_block_keys.py": ("keys",),
     "bench_match.py": ("match", "score", "lanes"),
@@ -25,6 +30,13 @@ ROWS_OF = {
     "bench_subscriber.py": ("subscriber",),
     "bench_recovery.py": ("recovery",),
     "bench_checkpoint.py": ("checkpoint",),
+    "bench_links.py": ("links",),
+    "bench_outbox.py": ("outbox",),
+    "bench_reading.py": ("read",),
+    "bench_cluster_visible.py": ("visible",),
+    "bench_cluster_recovery.py": ("heal",),
+    "bench_cluster_memory.py": ("actors",),
+    "bench_cluster_growth.py": ("growth",),
 }
 """Which script measures which rows, by what their names begin with."""
 
@@ -33,7 +45,9 @@ def run_all(json: Path, quick: bool) -> None:
     for script in ROWS_OF:
         print(f"\n==> {script}", flush=True)
         command = [sys.executable, str(HERE / script), "--json", str(json), *(["--quick"] if quick else [])]
+        begin = time.monotonic()
         subprocess.run(command, check=True)
+        print(f"took {time.monotonic() - begin:.0f} s", flush=True)
 
 
 def read(json: Path) -> Results:
@@ -69,13 +83,26 @@ def all_lines(results: Results) -> Iterator[str]:
 
 
 def write(results: Results, note: str) -> None:
-    """Replace what is between the markers of the document."""
-    lines = [BEGIN, f"{note} {machine()}; {versions()}.\n".lstrip(), *goal_lines(results)]
-    lines += ["\n## All measurements", *all_lines(results), END]
-    document = DOCUMENT.read_text()
-    before, _, rest = document.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(before + "\n".join(lines) + after)
+    """Both documents."""
+    made_on = f"{note} {machine()}; {versions()}.\n".lstrip()
+    goals = [made_on, *goal_lines(results), "\n## All measurements", *all_lines(results)]
+    replace(DOCUMENT, BEGIN, END, goals)
+    replace(SCALING, GROWTH, GROWTH_END, [made_on, *measured(growth_lines, results)])
+    replace(SCALING, MODEL, MODEL_END, list(measured(model_lines, results)))
+
+
+def measured(lines: Callable[[Results], Iterator[str]], results: Results) -> list[str]:
+    try:
+        return list(lines(results))
+    except KeyError as error:
+        return [f"Not measured: {error.args[0]}."]
+
+
+def replace(document: Path, begin: str, end: str, lines: Iterable[str]) -> None:
+    """What is between the two markers."""
+    before, _, rest = document.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    document.write_text(before + "\n".join([begin, *lines, end]) + after)
 
 
 def main() -> None:

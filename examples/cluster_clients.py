@@ -1,6 +1,15 @@
 """A cluster on Ray, asked from a driver, from an actor and from a Ray Serve deployment.
 
-python examples/cluster_clients.py          (brings its own local Ray; takes half a minute)
+    python examples/cluster_clients.py          (starts a Ray of its own; half a minute)
+
+It prints
+
+    driver: {'pod-a': 6.0}
+    actor: pod-a
+    deployment: pod-a
+
+A client is a name and some settings: it can be made anywhere, or sent. Where a shard lies on the same
+node it reads the shard's memory and calls nobody.
 """
 
 from __future__ import annotations
@@ -13,61 +22,67 @@ import ray
 from ray import serve
 
 import kvatlas
+from kvatlas.cluster.config.loading import load_config
 from kvatlas.ingest.simulator.server import SimulatedServer
 
+CLUSTER = "example"
 MODEL = "some/model"
 PROMPT = list(range(1000, 1100))  # 100 token ids: six full blocks of 16
 
 
-def best_pod(client: kvatlas.Client, prompt: list[int]) -> str:
-    scores = client.score(prompt, model=MODEL)
-    return max(scores, key=lambda pod: scores[pod], default="nobody")
-
-
 class Router:
-    """An actor with a client: it was pickled on its way here, and found the cluster again."""
+    """An actor that was sent a client, pickled: it finds the cluster again by itself."""
 
     def __init__(self, client: kvatlas.Client) -> None:
         self.client = client
 
     def route(self, prompt: list[int]) -> str:
-        return best_pod(self.client, prompt)
+        return best_pod(self.client.score(prompt, model=MODEL))
 
 
 class Gateway:
-    """A deployment with a client: on the shards' node it reads their memory, with no call at all."""
+    """A deployment that knows the cluster by name; its event loop waits for no other node."""
 
     def __init__(self, cluster: str) -> None:
         self.client = kvatlas.connect(cluster)
 
     async def __call__(self, prompt: list[int]) -> str:
-        scores = await self.client.score_async(prompt, model=MODEL)
-        return max(scores, key=lambda pod: scores[pod], default="nobody")
+        return best_pod(await self.client.score_async(prompt, model=MODEL))
+
+
+def best_pod(scores: kvatlas.Scores) -> str:
+    """The pod that can reuse most of the prompt. A router of yours weighs load as well."""
+    return max(scores, key=lambda pod: scores[pod], default="nobody")
+
+
+def ask(client: kvatlas.Client, prompt: list[int]) -> None:
+    """The same question from three kinds of processes."""
+    print("driver:", dict(client.score(prompt, model=MODEL)))
+
+    router: Any = ray.remote(Router).remote(client)
+    print("actor:", ray.get(router.route.remote(prompt)))
+
+    gateway: Any = serve.run(serve.deployment(Gateway).bind(CLUSTER), name="gateway", route_prefix=None)
+    print("deployment:", gateway.remote(prompt).result())
+    serve.shutdown()
 
 
 def main() -> None:
     ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     with SimulatedServer("pod-a", MODEL) as server:  # stands in for a real one
         publisher = server.listen()
-        pod = {"pod": "pod-a", "endpoint": publisher.endpoint, "replay_endpoint": publisher.replay_endpoint}
-        config = kvatlas.load_config(
-            name="example",
-            lifetime="owned",  # ends with this process
-            shards__count=2,
-            discovery__watches=[{"kind": "static", "pods": [pod]}],
-        )
         server.serve(PROMPT, 1)  # computes the prompt, keeps its blocks, announces them
-        client = kvatlas.start(config)
-        while not any(worker.state == "EXACT" for worker in client.pods()):
-            time.sleep(0.05)
-
-        question = [*PROMPT, 7, 8, 9]
-        print("driver:", dict(client.score(question, model=MODEL)))
-        router: Any = ray.remote(Router).remote(client)
-        print("actor:", ray.get(router.route.remote(question)))
-        deployment: Any = serve.deployment(Gateway)
-        gateway: Any = serve.run(deployment.bind("example"), name="gateway", route_prefix=None)
-        print("deployment:", gateway.remote(question).result())
+        pod = {"pod": "pod-a", "endpoint": publisher.endpoint, "replay_endpoint": publisher.replay_endpoint}
+        config = load_config(
+            name=CLUSTER,
+            lifetime="owned",  # ends with this process
+            shards={"count": 2},
+            discovery={"watches": [{"kind": "static", "pods": [pod]}]},
+        )
+        with kvatlas.start(config) as client:
+            while not any(worker.state == "EXACT" for worker in client.pods()):
+                time.sleep(0.05)  # its history is being asked for
+            ask(client, [*PROMPT, 7, 8, 9])
     ray.shutdown()
 
 

@@ -109,9 +109,10 @@ class FleetView:
         """The model's workers."""
         return [view for view in self.truths.values() if view.model == model]
 
-    @functools.cached_property
+    @property
     def lane_names(self) -> Mapping[int, tuple[str, int, int] | str]:
-        """Who has a lane: pod, rank and place among the worker's groups; or the name of a store."""
+        """Who has a lane: pod, rank and place among the worker's groups; or the name of a store.
+        Made anew each time, for explanations."""
         names: dict[int, tuple[str, int, int] | str] = {lane: name for name, lane in self.store_lanes.items()}
         for view in self.truths.values():
             for place, group in enumerate(view.groups):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ def split_prompts(
     """
     if offsets is None:
         if isinstance(prompts, (list, tuple)) and not (prompts and isinstance(prompts[0], int)):
-            return prompts
+            return cast(Sequence[TokenIds], prompts)
         raise InputError(
             f"prompts: expected a list of prompts, or offsets beside a buffer, got {_kind(prompts)}"
         )

@@ -7,16 +7,10 @@ import itertools
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
-from kvatlas.cluster.demo.demo_atlas import EmbeddedAtlas
-from kvatlas.cluster.demo.demo_run import DemoConfig, DemoRun
-from kvatlas.cluster.demo.fleet import Fleet, FleetConfig
-from kvatlas.cluster.demo.traffic import TrafficConfig, generate_turns
 from kvatlas.index.keys import keyspace
 from kvatlas.ingest import atlas_report
 from kvatlas.ingest._native import Mirror
@@ -24,7 +18,6 @@ from kvatlas.ingest.stream.truth import DOUBTS
 from tests.test_layout import ROOT, project_files
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-STEP = re.compile(r"`([\w/]+\.(?:py|cpp|hpp)):([\w.]+)`")
 PAGES = sorted(path for path in project_files() if path.suffix == ".md")
 
 
@@ -41,29 +34,6 @@ def anchors(page: Path) -> set[str]:
 
 def python_blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-
-
-def walks() -> dict[str, list[tuple[str, str]]]:
-    """(file, dotted name) of the numbered steps of each walk, by its first word."""
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = text.partition("## The two walks")[2].partition("\n## ")[0]
-    found = re.findall(r"\*\*(\w+): .*?\n\n(.*?)\n\n", section, flags=re.DOTALL)
-    return {name.lower(): STEP.findall(steps) for name, steps in found}
-
-
-def defines(path: Path, name: str) -> bool:
-    source = path.read_text(encoding="utf-8")
-    if path.suffix != ".py":
-        return re.search(rf"\b{re.escape(name.replace('.', '::'))}\(", source) is not None
-    body: list[ast.stmt] = ast.parse(source).body
-    for part in name.split("."):
-        nodes = [
-            node for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == part
-        ]
-        if not nodes:
-            return False
-        body = nodes[0].body
-    return True
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -95,60 +65,6 @@ def test_python_of_a_page_runs(name: str) -> None:
         line.partition("  # ")[2] for block in blocks for line in block.splitlines() if "print(" in line
     ]
     assert finished.stdout.splitlines() == promised
-
-
-def test_what_architecture_names_by_file_and_function_exists() -> None:
-    steps = STEP.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
-    missing = [f"{file}:{name}" for file, name in steps if not defines(ROOT / file, name)]
-    assert len(steps) > 12
-    assert not missing
-
-
-@pytest.mark.parametrize("walk", ["write", "read"])
-def test_a_walk_takes_at_most_six_files(walk: str) -> None:
-    assert 3 <= len({file for file, _ in walks()[walk]}) <= 6
-
-
-def test_python_steps_of_the_walks_are_called_in_their_order_and_without_ray() -> None:
-    called: list[tuple[str, str]] = []
-
-    def note(frame: FrameType, event: str, _argument: object) -> None:
-        if event == "call":
-            called.append((frame.f_code.co_filename, frame.f_code.co_name))
-
-    config = DemoConfig(
-        fleet=FleetConfig(pods=2, blocks_per_pod=256),
-        traffic=TrafficConfig(turns=2, open_chats=1, system_prompts=1, system_prompt_tokens=64),
-        settle_each_turn=True,
-    )
-    ray_before = "ray" in sys.modules
-    with Fleet(config.fleet) as fleet:
-        threading.setprofile(note)
-        with EmbeddedAtlas(fleet) as atlas:
-            threading.setprofile(None)
-            run = DemoRun(config, "by score", fleet, atlas)
-            fleet.wait_for_subscribers()
-            for turn in generate_turns(config.traffic):
-                sys.setprofile(note)
-                run.serve(turn)
-                sys.setprofile(None)
-                run.settle()
-    for walk, steps in walks().items():
-        wanted = [(str(ROOT / file), name.rpartition(".")[2]) for file, name in steps if file.endswith(".py")]
-        assert wanted
-        order = [called_as(step, called) for step in wanted]
-        assert -1 not in order, (walk, wanted[order.index(-1)])
-        assert order == sorted(order), walk
-    assert ("ray" in sys.modules) == ray_before
-
-
-def called_as(step: tuple[str, str], called: list[tuple[str, str]]) -> int:
-    """When the step was called first; -1: never."""
-    file, name = step
-    return next(
-        (i for i, (path, call) in enumerate(called) if call == name and Path(path).resolve() == Path(file)),
-        -1,
-    )
 
 
 def counted_in(module: str, *counters: str) -> set[str]:

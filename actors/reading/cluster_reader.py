@@ -150,11 +150,15 @@ class ClusterReader:
         self, now: Now, questions: Sequence[Question], look: Callable[[TablesIndex], T]
     ) -> tuple[T, PromptReader[FleetView]]:
         """What is seen in the shards, and who says what it is worth."""
-        for _ in range(_LOOKS_MAX):
+        for left in reversed(range(_LOOKS_MAX)):
             index = now.tables
             if now.sources.asked:
                 asked = now.sources.ask([question.keys for question in questions])
-                index = index.with_fetched({shard: answer.result() for shard, answer in asked.items()})
+                answers = {shard: answer.result() for shard, answer in asked.items()}
+                if left and self._is_outdated(now, answers):
+                    now = self._state.now or now
+                    continue
+                index = index.with_fetched(answers)
             try:
                 return look(index), self._seen(now, index)
             except TableFileError:  # its writer is gone
@@ -164,16 +168,24 @@ class ClusterReader:
     async def _look_async(
         self, now: Now, questions: Sequence[Question], look: Callable[[TablesIndex], T]
     ) -> tuple[T, PromptReader[FleetView]]:
-        for _ in range(_LOOKS_MAX):
+        for left in reversed(range(_LOOKS_MAX)):
             index = now.tables
             if now.sources.asked:
                 asked = now.sources.ask([question.keys for question in questions])
-                index = index.with_fetched(await _results(asked))
+                answers = await _results(asked)
+                if left and self._is_outdated(now, answers):
+                    now = self._state.now or now
+                    continue
+                index = index.with_fetched(answers)
             try:
                 return look(index), self._seen(now, index)
             except TableFileError:
                 now = self._without_stale(now)
         return look(now.tables.of_nothing()), self._believed(now)
+
+    def _is_outdated(self, now: Now, answers: Mapping[int, Fetched | None]) -> bool:
+        """Somebody has not answered who is perhaps not even meant any more."""
+        return self._state.now is not now and None in answers.values()
 
     def _without_stale(self, now: Now) -> Now:
         self._state.replace_stale(now)

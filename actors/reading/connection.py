@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import ray
+from ray.exceptions import RayError, RayTaskError
 
 from kvatlas.actors.link.link import ShardLink
 from kvatlas.actors.link.links import Links
@@ -55,7 +56,9 @@ class DirectoryCalls:
         return False
 
     def begin(self, method: str, *arguments: object) -> Future[Any]:
-        """Begin a call; `result` has its end."""
+        """Begin a call; `result` has its end. Raises ClusterError when there is nobody to call."""
+        if not ray.is_initialized():  # Ray would begin a cluster of its own for whoever calls it
+            raise ClusterError(f"cluster {self.cluster!r}: expected this process to be connected to Ray")
         called: Future[Any] = getattr(self.handle(), method).remote(*arguments).future()
         return called
 
@@ -64,9 +67,9 @@ class DirectoryCalls:
         method itself raises of ours."""
         try:
             return called.result(timeout_s)
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             raise self._raised(error) from None
-        except (ray.exceptions.RayError, TimeoutError, FutureTimeoutError) as error:
+        except (RayError, TimeoutError, FutureTimeoutError) as error:
             raise self._unanswered(error) from error
 
     def call(self, method: str, *arguments: object) -> Any:
@@ -77,9 +80,9 @@ class DirectoryCalls:
         """The same, awaited."""
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self.begin(method, *arguments)), _CALL_S_MAX)
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             raise self._raised(error) from None
-        except (ray.exceptions.RayError, TimeoutError, asyncio.TimeoutError) as error:
+        except (RayError, TimeoutError, asyncio.TimeoutError) as error:
             raise self._unanswered(error) from error
 
     def forget_handle(self) -> None:
@@ -91,7 +94,7 @@ class DirectoryCalls:
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         return ClusterError(f"cluster {self.cluster!r}: its directory does not answer: {said}")
 
-    def _raised(self, error: ray.exceptions.RayTaskError) -> KvatlasError:
+    def _raised(self, error: RayTaskError) -> KvatlasError:
         """What a method has raised: what is of ours as it is."""
         if isinstance(error.cause, KvatlasError):
             return error.cause
@@ -112,11 +115,11 @@ class _Views:
 
     def fetch(self, since: int, wait_s: float) -> bytes:
         """Bytes of a ClusterView. Raises ClusterError when there is no answer in time."""
-        self._woken.clear()
+        woken = self._woken = threading.Event()
         answer = self._calls.begin("view", since, wait_s)
-        answer.add_done_callback(lambda _: self._woken.set())
+        answer.add_done_callback(lambda _: woken.set())
         if not self._is_closed:
-            self._woken.wait(wait_s + _CALL_S_MAX)
+            woken.wait(wait_s + _CALL_S_MAX)
         if not answer.done():
             self._calls.forget_handle()
             raise ClusterError(f"cluster {self._calls.cluster!r}: its directory does not answer")

@@ -88,7 +88,9 @@ class ReadingState:
         """Shorter while something is down that may be up again."""
         if self.now is None:
             return 0.0
-        return _WAIT_WHILE_DOWN_S if self._replicas.has_down else self._settings.view_wait_s
+        with self._lock:
+            has_down = self._replicas.has_down
+        return min(_WAIT_WHILE_DOWN_S, self._settings.view_wait_s) if has_down else self._settings.view_wait_s
 
     def take(self, view: ClusterView, since: int, asked_s: float) -> None:
         """Take an answer of the directory, to what it was asked then."""
@@ -114,7 +116,7 @@ class ReadingState:
         with self._lock:
             if self.now is not None and self._replicas.find_stale():
                 self._publish()
-            self._replicas.tend()
+            self._replicas.tend(time.monotonic())
 
     def _publish(self) -> None:
         view, fleet = self._parts.view, self._parts.fleet

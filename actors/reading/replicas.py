@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Collection
 
@@ -18,6 +19,7 @@ from kvatlas.index._native import TableReader
 from kvatlas.index.errors import ConfigError, StaleTableError, TableFileError
 
 OpenLink = Callable[[Replica], ShardLink]
+_LEAVES_S = 5.0
 _NO_KEYS = np.empty(0, np.uint64)
 _log = logging.getLogger(__name__)
 
@@ -37,9 +39,14 @@ class Replicas:
         self._stale: dict[int, Attached] = {}
         """Those whose writer is gone or paused: not used, until it is heard again."""
         self._unattachable: set[int] = set()
+        self._is_late = False
+        """A table on this node has no beating writer yet."""
+        self._leaving: list[tuple[float, Fetcher]] = []
+        """Those of no use any more, until whoever has just begun to ask them is done."""
 
     def choose(self, layout: Layout) -> ShardSources:
         """How each shard is read best now; what is of no use any more is let go."""
+        self._is_late = False
         attached: dict[int, Attached] = {}
         asked: dict[int, list[Fetcher]] = {}
         for shard in range(layout.n_shards):
@@ -66,7 +73,9 @@ class Replicas:
         except TableFileError as error:
             _log.warning("shard %d is asked, since its table cannot be attached to: %s", replica.shard, error)
             self.counts["failed_attaches"] += 1
-            if not isinstance(error, StaleTableError):
+            if isinstance(error, StaleTableError):
+                self._is_late = True
+            else:
                 self._unattachable.add(number)
             return None
         self._tables[number] = Attached(replica, table)
@@ -89,9 +98,7 @@ class Replicas:
         """Let go of all but these."""
         numbers = {replica.incarnation for replica in kept}
         for at in self._fetchers.keys() - {(replica.incarnation, replica.endpoint) for replica in kept}:
-            fetcher = self._fetchers.pop(at)
-            self.counts.update(fetcher.counts)
-            fetcher.close()
+            self._leaving.append((time.monotonic() + _LEAVES_S, self._fetchers.pop(at)))
         for known in (self._tables, self._stale):
             for number in known.keys() - numbers:
                 del known[number]
@@ -107,10 +114,11 @@ class Replicas:
             self._stale[number] = self._tables.pop(number)
         for number in back:
             self._tables[number] = self._stale.pop(number)
-        return bool(gone or back)
+        return bool(gone or back or self._is_late)
 
-    def tend(self) -> None:
+    def tend(self, now_s: float) -> None:
         """Now and then: see to replicas that were down, and tell which segments are in use."""
+        self._close_leaving(now_s)
         for number, at in self._tables.items():
             fetcher = self._fetchers.get((number, at.replica.endpoint))
             if fetcher is not None:
@@ -122,18 +130,28 @@ class Replicas:
     @property
     def has_down(self) -> bool:
         """Something that was there is not, and is looked for again and again."""
-        return bool(self._stale) or any(fetcher.is_down for fetcher in self._fetchers.values())
+        return (
+            bool(self._stale) or self._is_late or any(fetcher.is_down for fetcher in self._fetchers.values())
+        )
 
     def total(self) -> Counter[str]:
         """Counts of all replicas ever."""
         total = Counter(self.counts)
-        for fetcher in list(self._fetchers.values()):
+        for fetcher in [*self._fetchers.values(), *(fetcher for _, fetcher in self._leaving)]:
             total.update(fetcher.counts)
         return total
 
     def close(self) -> None:
         """Let go of all of them. Twice is fine."""
         self._forget(())
+        self._close_leaving(float("inf"))
+
+    def _close_leaving(self, now_s: float) -> None:
+        for until_s, fetcher in self._leaving:
+            if until_s <= now_s:
+                self.counts.update(fetcher.counts)
+                fetcher.close()
+        self._leaving = [at for at in self._leaving if at[0] > now_s]
 
 
 def _lives(table: TableReader) -> bool:

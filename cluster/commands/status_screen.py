@@ -8,6 +8,7 @@ from itertools import starmap
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -27,13 +28,13 @@ _SILENT_S = 3.0
 
 def status_view(status: ClusterStatus, workers: Sequence[WorkerView]) -> RenderableType:
     """Everything of a cluster that fits a screen: a heading and four tables."""
-    parts: list[RenderableType] = [_heading(status, workers), _shards(status), _subscribers(status)]
+    parts: list[RenderableType] = [_shards(status), _subscribers(status)]
     if workers:
         parts.append(_workers(workers))
     waiting = [pod for pod in status.pods if pod.state != "following"]
     if waiting:
         parts.append(_waiting(status))
-    return Group(*parts)
+    return Group(_heading(status, workers), *(Padding(part, (1, 0, 0, 0)) for part in parts))
 
 
 def _heading(status: ClusterStatus, workers: Sequence[WorkerView]) -> Panel:

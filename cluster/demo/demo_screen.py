@@ -159,7 +159,7 @@ def _figures(run: DemoRun) -> Table:
     table.add_row("time per decision, p50", shown_duration(p50))
     table.add_row("time per decision, p99", shown_duration(p99))
     table.add_row("predicted to the token", shown_share(report.exact_share))
-    table.add_section()
+    table.add_row("")
     for name, value in run.atlas.facts():
         table.add_row(name, value)
     return table

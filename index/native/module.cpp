@@ -114,22 +114,31 @@ void touch(Table& table, nb::handle segment_keys) {
 
 nb::list lookup(Source& source, nb::handle keys) {
   const KeySpan span(keys, "keys");
-  const std::vector<Pin> pins{source.pin()};
-  const Generation& generation = *pins[0];
-  nb::list out;
-  look_steadily(pins, [&] {
-    out = nb::list();
-    for (size_t i = 0; i < span.size(); ++i) {
-      nb::list holders;
-      const SetView set = generation.set(word_set(generation.find(span.data()[i])));
-      for (uint32_t e = 0; e < set.count; ++e) {
-        const uint32_t word = generation.lane_word(set.elements[e] >> 8);
-        const uint32_t mask = live_mask(word, set.elements[e]);
-        if (mask != 0) holders.append(nb::make_tuple(word & 0xffff, mask));
+  struct Holder {
+    uint32_t lane, tiers;
+  };
+  std::vector<std::vector<Holder>> found(span.size());
+  {
+    nb::gil_scoped_release unlocked;
+    const std::vector<Pin> pins{source.pin()};
+    const Generation& generation = *pins[0];
+    look_steadily(pins, [&] {
+      for (size_t i = 0; i < span.size(); ++i) {
+        found[i].clear();
+        const SetView set = generation.set(word_set(generation.find(span.data()[i])));
+        for (uint32_t e = 0; e < set.count; ++e) {
+          const uint32_t word = generation.lane_word(set.elements[e] >> 8);
+          if (const uint32_t mask = live_mask(word, set.elements[e])) found[i].push_back({word & 0xffff, mask});
+        }
       }
-      out.append(holders);
-    }
-  });
+    });
+  }
+  nb::list out;
+  for (const std::vector<Holder>& holders : found) {
+    nb::list of_key;
+    for (const Holder& holder : holders) of_key.append(nb::make_tuple(holder.lane, holder.tiers));
+    out.append(of_key);
+  }
   return out;
 }
 

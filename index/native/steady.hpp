@@ -15,7 +15,7 @@ namespace kvatlas {
 
 using Pin = std::shared_ptr<const Generation>;
 
-inline constexpr std::chrono::milliseconds kPatience{50};
+inline constexpr std::chrono::milliseconds kPatience{500};
 
 // Calls look() until no lanes were replaced meanwhile; that takes the writer less than a
 // microsecond a lane. A writer that the system holds up in the middle is waited for so long; of one

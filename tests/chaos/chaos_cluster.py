@@ -35,6 +35,7 @@ class ChaosCluster:
 
     def __init__(self, nodes: Cluster, client: Client) -> None:
         self.client = client
+        self.n_shards = client.status().desired_shards
         self._nodes = nodes
         self._ended: set[int] = set()
         """Processes that were killed: they may still be listed."""
@@ -74,6 +75,7 @@ class ChaosCluster:
             launch.scale(NAME, shards=n_shards)
         except ClusterError:
             return False
+        self.n_shards = n_shards
         return True
 
     def lose_node(self) -> None:

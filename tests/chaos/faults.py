@@ -66,7 +66,7 @@ class Faults:
         return f"pause {name} {seconds:.0f} s"
 
     def scale(self) -> str:
-        n_shards = self._chance.choice(_SHARDS)
+        n_shards = self._chance.choice([number for number in _SHARDS if number != self._chaos.n_shards])
         heard = self._chaos.scale(n_shards)
         return f"scale {n_shards}" if heard else f"scale {n_shards} (not heard)"
 

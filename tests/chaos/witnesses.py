@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import random
 import threading
+import faulthandler, os
+TRACE = open(f'/tmp/kv4/i_trace.{os.getpid()}', 'a')
 import time
 from typing import Any, NamedTuple
 
@@ -96,11 +98,13 @@ class _FarAsker:
         while not self._stopping.wait(_ASK_EVERY_S):
             at = answers % len(prompts)
             began_s = time.monotonic()
+            faulthandler.dump_traceback_later(1.0, file=TRACE)
             try:
                 scores = self._client.score(prompts[at], model=model)
             except KvatlasError as error:
                 errors.append(str(error))
                 continue
+            faulthandler.cancel_dump_traceback_later()
             pause_s_max = max(pause_s_max, time.monotonic() - began_s)
             answers += 1
             partial += not scores.is_whole

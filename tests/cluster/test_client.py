@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import threading
@@ -23,7 +24,7 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ScorersConfig, ShardsConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.index.errors import ClusterError, InputError
-from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray, process_of, wait_until
+from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, process_of, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -32,8 +33,11 @@ ASKING = msgspec.structs.replace(ReaderSettings(), attaches=False, fetch_s_max=1
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    with local_ray():
-        yield
+    ray.init(
+        address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +101,13 @@ def test_the_way_of_each_shard_is_told(client: Client) -> None:
 def test_a_scorer_answers_everything_that_a_client_does(client: Client, fleet: Fleet) -> None:
     scorer, prompts = client.scorer(), fleet.prompts[:6]
     ids = [np.array(prompt, np.uint32) for prompt in prompts]
-    one = ray.get(scorer.score.remote(ids[0].tobytes(), model=MODEL))
+    one: Any = ray.get(scorer.score.remote(ids[0].tobytes(), model=MODEL))
     assert one.matches == client.score(prompts[0], model=MODEL).matches
     assert one.is_whole
     offsets = np.cumsum([0, *map(len, ids)])
-    many = ray.get(scorer.score_many.remote(np.concatenate(ids), model=MODEL, offsets=offsets))
+    many: Any = ray.get(scorer.score_many.remote(np.concatenate(ids), model=MODEL, offsets=offsets))
     assert [found.matches for found in many] == [client.score(p, model=MODEL).matches for p in prompts]
-    explained = ray.get(scorer.explain.remote(prompts[0], model=MODEL))
+    explained: Any = ray.get(scorer.explain.remote(prompts[0], model=MODEL))
     assert explained == client.explain(prompts[0], model=MODEL)
     status = decode(ray.get(scorer.reading.remote()), ReaderStatus)
     assert (status.cluster, status.is_trusted, len(status.shards)) == (client.cluster, True, 2)
@@ -117,7 +121,7 @@ def test_a_scorer_that_is_killed_reads_on_when_it_is_back(client: Client, fleet:
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: process_of(name) not in (0, before), 60)
     prompt = fleet.prompts[0]
-    again = ray.get(client.scorer().score.remote(prompt, model=MODEL))
+    again: Any = ray.get(client.scorer().score.remote(prompt, model=MODEL))
     assert again.matches == client.score(prompt, model=MODEL).matches
 
 

@@ -31,15 +31,16 @@ def _ray() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     with fleet_of(3) as fleet:
         fleet.serve(60)
         yield fleet
 
 
-@pytest.fixture
-def client(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Client]:
+@pytest.fixture(scope="module")
+def cluster(fleet: Fleet) -> Iterator[Client]:
+    """One for all: each test finds it healed, and leaves it so."""
     config = ClusterConfig(
         name="faults",
         discovery=fleet.discovery,
@@ -48,16 +49,26 @@ def client(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Client]:
         scorers=ScorersConfig(count=1),
     )
     with launch.start(config) as client:
-        fleet.wait_agreed(client)
         yield client
     launch.down("faults")
 
 
-@pytest.mark.parametrize("kind", ["shard/1-0-0", "subscriber/0", "scorer/0", "directory"])
+@pytest.fixture
+def client(cluster: Client, fleet: Fleet) -> Client:
+    fleet.wait_agreed(cluster)
+    return cluster
+
+
+def shard_name(client: Client, shard: int) -> str:
+    """In Ray, of the layout that serves."""
+    return f"faults/shard/{client.status().layouts[0].number}-{shard}-0"
+
+
+@pytest.mark.parametrize("kind", ["shard", "subscriber/0", "scorer/0", "directory"])
 def test_a_process_that_is_killed_comes_back_and_answers_go_on(
     client: Client, fleet: Fleet, kind: str
 ) -> None:
-    name = f"faults/{kind}"
+    name = shard_name(client, 0) if kind == "shard" else f"faults/{kind}"
     with Asker(client, fleet) as asker:
         killed = process_of(name)
         os.kill(killed, signal.SIGKILL)
@@ -69,7 +80,7 @@ def test_a_process_that_is_killed_comes_back_and_answers_go_on(
 
 
 def test_a_shard_that_stands_still_is_replaced_and_fenced(client: Client, fleet: Fleet) -> None:
-    name = "faults/shard/1-1-0"
+    name = shard_name(client, 1)
     stopped = process_of(name)
     with Asker(client, fleet) as asker:
         os.kill(stopped, signal.SIGSTOP)

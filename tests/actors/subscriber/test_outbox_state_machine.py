@@ -268,5 +268,5 @@ class OutboxBesideMirrors(RuleBasedStateMachine):
                 assert feed._gathered_bytes <= feed.queued_bytes
 
 
-OutboxBesideMirrors.TestCase.settings = settings(max_examples=200, stateful_step_count=60)
+OutboxBesideMirrors.TestCase.settings = settings(max_examples=100, stateful_step_count=60)
 TestOutboxBesideMirrors = OutboxBesideMirrors.TestCase

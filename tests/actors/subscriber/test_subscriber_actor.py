@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,13 @@ def _ray() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of checkpoints, which nobody writes but when told."""
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     with fleet_of(3) as fleet:
         for server in fleet.servers:
@@ -41,15 +48,17 @@ def fleet() -> Iterator[Fleet]:
         yield fleet
 
 
-@pytest.fixture
-def client(fleet: Fleet, tmp_path: Path) -> Iterator[Client]:
+@pytest.fixture(scope="module")
+def client(fleet: Fleet, folder: Path) -> Iterator[Client]:
     config = ClusterConfig(
         name="kept",
         discovery=fleet.discovery,
         shards=ShardsConfig(count=2, table_bytes_max=64 << 20),
-        subscribers=SubscribersConfig(checkpoint_folder=str(tmp_path), checkpoint_s=3600.0),
+        subscribers=SubscribersConfig(checkpoint_folder=str(folder), checkpoint_s=3600.0),
     )
     with launch.start(config) as client:
+        fleet.serve(3)
+        fleet.wait_agreed(client)
         yield client
     launch.down("kept")
 
@@ -58,14 +67,6 @@ def statistics() -> ServiceStatistics:
     actor = ray.get_actor(ACTOR, namespace=NAMESPACE)
     told: bytes = ray.get(actor.statistics.remote(), timeout=10)
     return msgspec.msgpack.decode(told, type=ServiceStatistics)
-
-
-def serve_many(client: Client, fleet: Fleet) -> None:
-    """More than servers can replay, from their first batch on."""
-    fleet.serve(3)
-    fleet.wait_agreed(client)
-    fleet.serve(100)
-    fleet.wait_agreed(client)
 
 
 def kill() -> None:
@@ -78,7 +79,8 @@ def kill() -> None:
 def test_killed_subscriber_goes_on_from_its_checkpoint_and_what_came_since(
     client: Client, fleet: Fleet
 ) -> None:
-    serve_many(client, fleet)
+    fleet.serve(100)  # more than servers can replay
+    fleet.wait_agreed(client)
     assert ray.get(ray.get_actor(ACTOR, namespace=NAMESPACE).save.remote(), timeout=30)
     fleet.serve(5)
     kill()
@@ -90,8 +92,10 @@ def test_killed_subscriber_goes_on_from_its_checkpoint_and_what_came_since(
 
 
 def test_killed_subscriber_without_a_checkpoint_says_what_it_cannot_know(
-    client: Client, fleet: Fleet
+    client: Client, fleet: Fleet, folder: Path
 ) -> None:
-    serve_many(client, fleet)
+    fleet.serve(100)
+    fleet.wait_agreed(client)
+    shutil.rmtree(folder / "0")
     kill()
     wait_until(lambda: {view.state for view in client.pods()} == {"PARTIAL"}, UP_S, client.pods)

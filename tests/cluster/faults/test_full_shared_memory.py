@@ -1,0 +1,93 @@
+"""Shards whose shared memory is full, from the start or later."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kvatlas.actors.directory.ray_yard import actors_of
+from kvatlas.cluster import launch
+from kvatlas.cluster.config.actors_config import ShardsConfig
+from kvatlas.cluster.config.cluster_config import ClusterConfig
+from tests.cluster.asker import Asker
+from tests.cluster.living_fleet import Fleet, fleet_of, local_ray, process_of, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    with local_ray():
+        yield
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    with fleet_of(2) as fleet:
+        fleet.serve(20)
+        yield fleet
+
+
+@contextmanager
+def small_memory(folder: Path, size: str) -> Iterator[Path]:
+    """A file system in memory with little room. Skips the test where none may be mounted."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a small tmpfs cannot be mounted here: {error}")
+    try:
+        yield folder
+    finally:
+        # Lazily: a process that is just ending may hold a table.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def config(fleet: Fleet, folder: Path) -> ClusterConfig:
+    return ClusterConfig(
+        name="full",
+        discovery=fleet.discovery,
+        shards=ShardsConfig(count=2, table_bytes_max=64 << 20, shared_memory_folder=str(folder)),
+    )
+
+
+def test_without_room_for_a_table_the_shard_lies_in_private_memory_and_is_asked(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    with small_memory(tmp_path, "64k") as folder, launch.start(config(fleet, folder)) as client:
+        fleet.wait_agreed(client)
+        assert {shard.how for shard in client.reading().shards} == {"asked"}
+        assert list(folder.iterdir()) == []
+        launch.down("full")
+
+
+def test_a_table_that_finds_no_room_to_grow_loses_blocks_and_nothing_else(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    with small_memory(tmp_path, "16m") as folder, launch.start(config(fleet, folder)) as client:
+        fleet.wait_agreed(client)
+        assert {shard.how for shard in client.reading().shards} == {"attached"}
+        fill(folder)
+        processes = {name: process_of(name) for name in actors_of("full")}
+        with Asker(client, fleet) as asker:
+            while not any(shard.counts.get("failed_growths") for shard in client.status().shards):
+                fleet.serve(20)
+                assert len(fleet.prompts) < 3000, client.status()
+        assert asker.wrong == [] and asker.answers
+        assert {name: process_of(name) for name in actors_of("full")} == processes
+        launch.down("full")
+        wait_until(lambda: [path.name for path in folder.iterdir()] == ["filling"], 10)
+
+
+def fill(folder: Path) -> None:
+    """Take all the room that is left."""
+    with (folder / "filling").open("wb", buffering=0) as file:
+        try:
+            while file.write(b"\1" * 4096):
+                pass
+        except OSError:
+            return

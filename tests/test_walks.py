@@ -1,0 +1,235 @@
+"""The walks of docs/architecture.md: what is named exists, and is called in that order, without Ray."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from kvatlas.actors.link.links import Links
+from kvatlas.actors.orders import (
+    ClusterView,
+    Layout,
+    Lease,
+    PartView,
+    PodOrders,
+    ReaderSecrets,
+    SubscriberOrders,
+)
+from kvatlas.actors.reading.cluster_reader import ClusterReader
+from kvatlas.actors.subscriber.service import SubscriberService
+from kvatlas.actors.subscriber.settings import SubscriberSettings
+from kvatlas.cluster.demo.demo_atlas import EmbeddedAtlas
+from kvatlas.cluster.demo.demo_run import DemoConfig, DemoRun
+from kvatlas.cluster.demo.fleet import Fleet, FleetConfig
+from kvatlas.cluster.demo.traffic import TrafficConfig, generate_turns
+from kvatlas.ingest.discovery.pods import DiscoveredPod, encode_pod
+from kvatlas.ingest.simulator.server import SimulatedServer
+from kvatlas.ingest.sockets.source_config import SourceConfig
+from tests.actors.link.link_peers import wait_until
+from tests.actors.reading.small_cluster import ELSEWHERE, HERE, KEYS, SEED, SETTINGS, Board, ShardAtHand
+from tests.test_layout import ROOT
+
+STEP = re.compile(r"`([\w/]+\.(?:py|cpp|hpp)):([\w.]+)`")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PROMPT = list(range(1000, 1100))  # 100 token ids: six full blocks of 16
+SESSION = 1
+ASKING = ("actors/reading/fetcher.py", "actors/shard/service.py")
+"""What is passed only on the way to a shard on another node."""
+
+Step = tuple[str, str]
+
+
+def walks() -> dict[str, list[Step]]:
+    """(file, dotted name) of the numbered steps of each walk, by its first word."""
+    found = re.findall(r"\n\*\*(\w+): .*?\n\n(1\. .*?)(?=\n\n)", ARCHITECTURE, flags=re.DOTALL)
+    return {name.lower(): STEP.findall(steps) for name, steps in found}
+
+
+def defines(path: Path, name: str) -> bool:
+    source = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return re.search(rf"\b{re.escape(name.replace('.', '::'))}\(", source) is not None
+    body: list[ast.stmt] = ast.parse(source).body
+    for part in name.split("."):
+        nodes = [
+            node for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == part
+        ]
+        if not nodes:
+            return False
+        body = nodes[0].body
+    return True
+
+
+@cache
+def file_of(code_filename: str) -> str:
+    """Relative to the root; through the links of src/kvatlas."""
+    path = Path(code_filename).resolve()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else ""
+
+
+class Calls:
+    """Which steps were called, in their order, in whatever thread."""
+
+    def __init__(self) -> None:
+        self.wanted = {(file, name.rpartition(".")[2]) for steps in walks().values() for file, name in steps}
+        self.called: list[Step] = []
+
+    def note(self, frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call":
+            name = frame.f_code.co_name
+            if any(name == wanted for _, wanted in self.wanted):
+                step = file_of(frame.f_code.co_filename), name
+                if step in self.wanted:
+                    self.called.append(step)
+
+    @contextmanager
+    def of_this_thread(self) -> Iterator[None]:
+        sys.setprofile(self.note)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+
+    @contextmanager
+    def of_threads_to_come(self) -> Iterator[None]:
+        threading.setprofile(self.note)
+        try:
+            yield
+        finally:
+            threading.setprofile(None)  # type: ignore[arg-type]
+
+    def missed(self, walk: str, *, but: tuple[str, ...] = ()) -> Step | None:
+        """The first Python step of a walk that was not called after the one before it; None: all were.
+
+        `but`: files whose steps do not count.
+        """
+        left = iter(list(self.called))
+        for file, name in walks()[walk]:
+            if file.endswith(".py") and file not in but and (file, name.rpartition(".")[2]) not in left:
+                return file, name
+        return None
+
+    def has(self, file: str) -> bool:
+        return any(called == file for called, _ in self.called)
+
+
+def test_what_architecture_names_by_file_and_function_exists() -> None:
+    steps = STEP.findall(ARCHITECTURE)
+    missing = [f"{file}:{name}" for file, name in steps if not defines(ROOT / file, name)]
+    assert len(steps) > 24
+    assert not missing
+
+
+@pytest.mark.parametrize("walk", ["write", "read", "feed", "ask"])
+def test_a_walk_takes_at_most_six_files(walk: str) -> None:
+    assert 3 <= len({file for file, _ in walks()[walk]}) <= 6
+
+
+def test_python_steps_of_the_walks_are_called_in_their_order_and_without_ray() -> None:
+    calls = Calls()
+    config = DemoConfig(
+        fleet=FleetConfig(pods=2, blocks_per_pod=256),
+        traffic=TrafficConfig(turns=2, open_chats=1, system_prompts=1, system_prompt_tokens=64),
+        settle_each_turn=True,
+    )
+    ray_before = "ray" in sys.modules
+    with ExitStack() as closing:
+        fleet = closing.enter_context(Fleet(config.fleet))
+        with calls.of_threads_to_come():
+            atlas = closing.enter_context(EmbeddedAtlas(fleet))
+        run = DemoRun(config, "by score", fleet, atlas)
+        fleet.wait_for_subscribers()
+        for turn in generate_turns(config.traffic):
+            with calls.of_this_thread():
+                run.serve(turn)
+            run.settle()
+    for walk in ("write", "read"):
+        assert calls.missed(walk) is None
+    assert ("ray" in sys.modules) == ray_before
+
+
+class ClusterInThisProcess:
+    """A server, a subscriber, a shard and a directory's view, on real sockets and a real shared table."""
+
+    def __init__(self, folder: Path, closing: ExitStack) -> None:
+        self.server = closing.enter_context(SimulatedServer("pod-a", "some/model"))
+        self.shard = ShardAtHand(1, 0, 100, folder)
+        closing.callback(self.shard.close)
+        self.links = Links(KEYS)
+        closing.callback(self.links.close)
+        self.board = Board()
+        publisher = self.server.listen()
+        source = SourceConfig(endpoint=publisher.endpoint, replay_endpoint=publisher.replay_endpoint)
+        orders = SubscriberOrders(
+            session=SESSION,
+            pods=(PodOrders(pod="pod-a", source=encode_pod(DiscoveredPod(pod="pod-a", sources=(source,)))),),
+            lanes=(Lease(10, 50),),
+            workers=(Lease(5, 20),),
+            hash_seed=SEED,
+            keys=KEYS,
+        )
+        settings = SubscriberSettings(report_s=0.1)
+        self.subscriber = SubscriberService("0", orders, settings, open_link=self.links.open)
+        closing.callback(self.subscriber.stop)
+        closing.callback(self.board.silence)
+        self.shard.service.sessions_live([SESSION])
+        self.show()
+        self.subscriber.start(orders)
+        wait_until(lambda: self.shard.service.is_whole)
+
+    def show(self) -> None:
+        """To the subscriber and to readers."""
+        layout = Layout(number=1, n_shards=1, replicas=(self.shard.replica(HERE),))
+        part = PartView(session=SESSION, subscriber="0", lost=False, part=self.subscriber.mirror.part())
+        version = self.board.show(layout, [part])
+        self.subscriber.follow(ClusterView(version=version, cluster="small", serving=layout))
+
+    def reader(self, node_id: str, closing: ExitStack) -> ClusterReader:
+        secrets = ReaderSecrets(hash_seed=SEED, keys=KEYS, view_s_max=60.0)
+        reader = ClusterReader(
+            self.board.fetch, secrets, node_id=node_id, open_link=self.links.open, settings=SETTINGS
+        )
+        closing.callback(reader.close)
+        return reader
+
+
+class ConnectionAtHand:
+    """A client's connection, where Ray would have found the directory."""
+
+    def __init__(self, reader: ClusterReader) -> None:
+        self._reader = reader
+
+    def reader(self) -> ClusterReader:
+        return self._reader
+
+
+def test_python_steps_of_the_walks_through_a_cluster_are_called_in_their_order(tmp_path: Path) -> None:
+    from kvatlas.cluster.client import Client  # imports Ray, which the test above does without
+
+    calls = Calls()
+    with ExitStack() as closing:
+        with calls.of_threads_to_come():
+            cluster = ClusterInThisProcess(tmp_path, closing)
+        calls.called.clear()  # of the empty load
+        cluster.server.serve(PROMPT, 1)
+        wait_until(lambda: calls.missed("feed") is None)
+
+        cluster.show()
+        for node_id, but in ((HERE, ASKING), (ELSEWHERE, ())):
+            client = Client("small")
+            client._connection = ConnectionAtHand(cluster.reader(node_id, closing))  # type: ignore[assignment] # pyright: ignore
+            calls.called.clear()
+            with calls.of_this_thread():
+                scores = client.score(PROMPT, model="some/model")
+            assert dict(scores) == {"pod-a": 6.0}
+            assert calls.missed("ask", but=but) is None
+            assert [calls.has(file) for file in but] == [False] * len(but)
