@@ -127,7 +127,7 @@ fuzz: $(VENV)/.requirements
 
 chaos: $(VENV)/.native
 	$(call say,Chaos for $(CHAOS_SECONDS) s)
-	CHAOS_SECONDS=$(CHAOS_SECONDS) $(PYTEST) tests/chaos -s $(PYTEST_ARGS)
+	CHAOS_SECONDS=$(CHAOS_SECONDS) $(PYTEST) tests/chaos $(PYTEST_ARGS)
 
 docs: $(VENV)/.native
 	$(BIN)/python -m kvatlas.cluster.config.document docs/configuration.md

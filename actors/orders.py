@@ -108,6 +108,8 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """Served until a moment ago: subscribers feed them until readers have moved on."""
     sessions: tuple[int, ...] = ()
     """All whose parts count now; a reader drops the others."""
+    lost: tuple[int, ...] = ()
+    """Those of them that are lost, also where the directory, restarted, does not have their parts."""
     parts: tuple[PartView, ...] = ()
     """Those that have changed since the version asked from."""
     orders: dict[str, int] = {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from answers import known
 from live_cluster import (
     BATCH_BLOCKS,
     BATCHES_PER_S,
     LiveCluster,
     cluster,
-    known,
+    empty_call,
     local_ray,
     quantiles,
     single,
@@ -26,7 +27,7 @@ SIZES = ((1, 16), (2, 16), (4, 16), (8, 16), (4, 1), (4, 4), (4, 64))
 
 
 def measure(shards: int, pods: int, pairs: int, seconds: float) -> list[Result]:
-    row, what = f"growth/{shards}x{pods}", f"{shards} shards, {pods} pods"
+    row, what = f"growth/{shards}x{pods}", f"shards: {shards}, pods: {pods}"
     sequences = fleet(pods, pairs)
     rate = pods * BATCHES_PER_S
     batches = list(events(fleet(pods, 2 * int(rate * seconds) * BATCH_BLOCKS, seed=5), BATCH_BLOCKS))
@@ -82,9 +83,11 @@ def private_bytes(pid: int) -> int:
 
 def main() -> None:
     args = arguments(__doc__).parse_args()
-    pairs, seconds = (50_000, 1.0) if args.quick else (500_000, 4.0)
+    pairs, seconds = (50_000, 1.0) if args.quick else (250_000, 3.0)
     with local_ray():
-        results = [line for size in SIZES for line in measure(*size, pairs, seconds)]
+        results = [empty_call("growth")]
+        for size in SIZES:
+            results += measure(*size, pairs, seconds)
     show(results, args.json)
 
 

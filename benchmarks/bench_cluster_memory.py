@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import ray
+from empty_actor import empty_actor
 from live_cluster import LiveCluster, cluster, local_ray, single, wait_until
 from results import Result, arguments, show
 from workload import events, fleet, pairs_of
@@ -35,23 +36,22 @@ def footprint(pid: int) -> Footprint:
     return Footprint(sizes["Rss"], sizes["Private_Clean"] + sizes["Private_Dirty"])
 
 
-class Empty:
-    """An actor that imports what it is told to."""
-
-    def __init__(self, module: str) -> None:
-        if module:
-            __import__(module)
-
-    def pid(self) -> int:
-        return os.getpid()
-
-
 def empty(module: str) -> Footprint:
-    kind: Any = ray.remote(Empty)
-    actor = kind.options(num_cpus=0).remote(module)
+    actor = empty_actor(module)
     found = footprint(ray.get(actor.pid.remote()))
     ray.kill(actor)
     return found
+
+
+def trim(_: object) -> bool:
+    """Runs in an actor: gives back what its allocator keeps after a burst."""
+    return bool(getattr(ctypes.CDLL(None), "malloc_trim", lambda _: False)(0))
+
+
+def trimmed(live: LiveCluster, name: str) -> Footprint:
+    handle = ray.get_actor(f"{live.client.cluster}/{name}", namespace=NAMESPACE)
+    ray.get(handle.__ray_call__.remote(trim))
+    return footprint(live.pid(name))
 
 
 def statistics(live: LiveCluster) -> ServiceStatistics:
@@ -70,11 +70,14 @@ def subscriber(pods: int, pairs: int) -> list[Result]:
             )
         mirrors = sum(worker.mirror_bytes for worker in statistics(live).mirror.workers)
         found = footprint(live.pid("subscriber/0"))
+        kept = found.uss - trimmed(live, "subscriber/0").uss
         others = {kind: footprint(live.pid(name)) for kind, name in OTHERS.items()} if pairs else {}
     held = f"{pods} pods, {pairs_of(sequences) / 1e3:.0f} k blocks" if pairs else "one silent pod"
     results = both(f"actors/subscriber/{pods if pairs else 'idle'}", f"subscriber, {held}", found)
     if pairs:
-        results.append(mib(f"actors/subscriber/{pods}/mirrors", "of it the mirrors, by own count", mirrors))
+        row = f"actors/subscriber/{pods}"
+        results.append(mib(f"{row}/mirrors", "of it the mirrors, by own count", mirrors))
+        results.append(mib(f"{row}/kept", "of it what its allocator keeps, after all came at once", kept))
     for kind, size in others.items():
         results += both(f"actors/{kind}", f"{kind}, {pods} pods, {SHARDS} shards", size)
     return results

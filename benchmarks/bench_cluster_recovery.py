@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import random
 import signal
 import threading
 import time
@@ -13,15 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from answers import Asker, Known, known
 from live_cluster import (
     BATCH_BLOCKS,
     BATCHES_PER_S,
     NAME,
     WAIT_S,
-    Known,
     LiveCluster,
     cluster,
-    known,
+    empty_call,
     local_ray,
     of_many,
     single,
@@ -41,44 +40,6 @@ LOAD_BATCHES = 96_000
 _VIEW_WAIT_S = 0.5
 _CALM_S = 1.0
 _LOOK_S = 0.01
-
-
-class Asker:
-    """Asks all the time, from shared memory, and holds every answer against what is known."""
-
-    def __init__(self, live: LiveCluster, truths: list[Known]) -> None:
-        self._live = live
-        self._truths = truths
-        self.answers = self.wrong = self.partial = 0
-        self.bad_s = 0.0
-        """When the last answer came that was wrong or not whole."""
-        self.good_s = 0.0
-        """When the first answer came after it that was neither."""
-        self.longest_pause_s = 0.0
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        chance = random.Random(11)
-        before_s = time.monotonic()
-        while not self._over.is_set():
-            truth = chance.choice(self._truths)
-            scores = self._live.score(truth.held)
-            now_s = time.monotonic()
-            self.longest_pause_s = max(self.longest_pause_s, now_s - before_s)
-            before_s = now_s
-            self._judge(truth.is_wrong(scores), scores.is_whole, now_s)
-
-    def _judge(self, is_wrong: bool, is_whole: bool, now_s: float) -> None:
-        self.answers += 1
-        self.wrong += is_wrong
-        self.partial += not is_whole
-        if is_wrong or not is_whole:
-            self.bad_s = now_s
-        elif self.good_s <= self.bad_s:
-            self.good_s = now_s
-
-    def stop(self) -> None:
-        self._over.set()
 
 
 class Healing(NamedTuple):
@@ -285,7 +246,7 @@ def main() -> None:
     args = arguments(__doc__).parse_args()
     pairs, kills = (PAIRS // 10, 1) if args.quick else (PAIRS, 3)
     with local_ray():
-        results = measure(pairs, kills)
+        results = [empty_call("heal"), *measure(pairs, kills)]
     show(results, args.json)
 
 

@@ -111,7 +111,7 @@ def calls(scorer: Any, asked: list[Tokens], rounds: int) -> list[Result]:
     ids = [prompt.tobytes() for prompt in asked]
     times = alternate(
         {
-            "empty": over(lambda one: ray.get(scorer.ping.remote(one)), ids, sample_s=0.02),
+            "empty": over(lambda one: ray.get(scorer.ping.remote(one, model=MODEL)), ids, sample_s=0.02),
             "score": over(lambda one: ray.get(scorer.score.remote(one, model=MODEL)), ids, sample_s=0.02),
         },
         rounds=rounds,

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import statistics
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import ray
+from empty_actor import empty_actor
 from publishers import Publishers
-from results import Result
+from results import Result, timed
+from timing import alternate, over
 from workload import BLOCK_TOKENS, MODEL, SEED, Event, Held, payload
 
 from kvatlas.actors.orders import NAMESPACE
@@ -57,6 +58,15 @@ def local_ray() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def empty_call(row: str) -> Result:
+    """What Ray itself takes on this machine, now."""
+    actor = empty_actor()
+    call = over(lambda _: ray.get(actor.nothing.remote()), [None], sample_s=0.02)
+    timing = alternate({"call": call}, rounds=21)["call"]
+    ray.kill(actor)
+    return timed(f"{row}/empty call", "beside it, an empty Ray call", timing)
 
 
 class LiveCluster:
@@ -201,35 +211,3 @@ def single(row: str, what: str, unit: str, value: float) -> Result:
 def of_many(row: str, what: str, unit: str, values: Sequence[float]) -> Result:
     """Less is better."""
     return Result(row=row, what=what, unit=unit, median=statistics.median(values), best=min(values))
-
-
-# What answers must be.
-
-
-class Known(NamedTuple):
-    """A sequence, and the blocks that each pod has of it."""
-
-    held: Held
-    blocks: Mapping[str, float]
-
-    def is_wrong(self, scores: Scores) -> bool:
-        """It claims what nobody holds, or says that it is whole and is not."""
-        said = dict(scores)
-        if any(blocks > self.blocks.get(pod, 0.0) for pod, blocks in said.items()):
-            return True
-        return scores.is_whole and said != self.blocks
-
-
-def known(sequences: Sequence[Held], count: int, shared: int = 256) -> list[Known]:
-    """So many of the sequences by chance. Those of a group share their first `shared` blocks."""
-    holders: dict[int, set[int]] = defaultdict(set)
-    for held in sequences:
-        holders[int(held.keys[shared - 1])].add(held.worker)
-    chosen = random.Random(3).sample(list(sequences), min(count, len(sequences)))
-    return [Known(held, _blocks(held, holders[int(held.keys[shared - 1])], shared)) for held in chosen]
-
-
-def _blocks(held: Held, holders: set[int], shared: int) -> dict[str, float]:
-    blocks = {f"pod-{worker}": float(shared) for worker in holders}
-    blocks[f"pod-{held.worker}"] = float(len(held.keys))
-    return blocks

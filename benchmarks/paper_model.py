@@ -29,7 +29,9 @@ def growth_lines(results: Results) -> Iterator[str]:
         " | private memory of all actors, MiB | whole view, bytes | largest part, bytes |"
     )
     yield "|---|" + "--:|" * len(columns)
-    sizes = dict.fromkeys(row.split("/")[1] for row in results if row.startswith("growth/"))
+    sizes = dict.fromkeys(
+        row.split("/")[1] for row in results if row.startswith("growth/") and row.endswith("/score")
+    )
     for size in sizes:
         shards, _, pods = size.partition("x")
         cells = [number(results[f"growth/{size}/{column}"].median) for column in columns]

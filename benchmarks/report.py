@@ -41,13 +41,17 @@ ROWS_OF = {
 """Which script measures which rows, by what their names begin with."""
 
 
-def run_all(json: Path, quick: bool) -> None:
+def run_all(json: Path, quick: bool) -> list[str]:
+    """Those that failed; what they measure is missing."""
+    failed = []
     for script in ROWS_OF:
         print(f"\n==> {script}", flush=True)
         command = [sys.executable, str(HERE / script), "--json", str(json), *(["--quick"] if quick else [])]
         begin = time.monotonic()
-        subprocess.run(command, check=True)
+        if subprocess.run(command).returncode:
+            failed.append(script)
         print(f"took {time.monotonic() - begin:.0f} s", flush=True)
+    return failed
 
 
 def read(json: Path) -> Results:
@@ -110,17 +114,20 @@ def main() -> None:
     parser.add_argument("--render", type=Path, metavar="FILE", help="run nothing: take the results from FILE")
     parser.add_argument("--note", default="", help="a sentence to put before the machine's name")
     args = parser.parse_args()
+    failed: list[str] = []
     if args.render:
         results = read(args.render)
     else:
         with tempfile.TemporaryDirectory() as folder:
             json = args.json or Path(folder) / "results.jsonl"
-            run_all(json, args.quick)
+            failed = run_all(json, args.quick)
             results = read(json)
     quick = "From a quick run: not final." if args.quick else ""
     write(results, args.note or quick)
     print()
     print("\n".join(goal_lines(results)))
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,6 @@ def directory_settings(config: ClusterConfig, cluster_id: str) -> DirectorySetti
         shard_resources=actor_resources(shards.resources),
         shard=encode(shard_settings(config)),
         pods_each=subscribers.pods_each,
-        subscribers_max=getattr(subscribers, "count_max", 64),
         near_pods=subscribers.near_pods,
         lanes_leased=subscribers.lanes_leased,
         subscriber_resources=actor_resources(subscribers.resources),

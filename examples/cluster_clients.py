@@ -23,6 +23,7 @@ from ray import serve
 
 import kvatlas
 from kvatlas.cluster.config.loading import load_config
+from kvatlas.cluster.launch import down
 from kvatlas.ingest.simulator.server import SimulatedServer
 
 CLUSTER = "example"
@@ -62,9 +63,9 @@ def ask(client: kvatlas.Client, prompt: list[int]) -> None:
     router: Any = ray.remote(Router).remote(client)
     print("actor:", ray.get(router.route.remote(prompt)))
 
-    gateway: Any = serve.run(serve.deployment(Gateway).bind(CLUSTER), name="gateway", route_prefix=None)
+    deployment: Any = serve.deployment(Gateway)
+    gateway: Any = serve.run(deployment.bind(CLUSTER), name="gateway", route_prefix=None)
     print("deployment:", gateway.remote(prompt).result())
-    serve.shutdown()
 
 
 def main() -> None:
@@ -75,14 +76,15 @@ def main() -> None:
         pod = {"pod": "pod-a", "endpoint": publisher.endpoint, "replay_endpoint": publisher.replay_endpoint}
         config = load_config(
             name=CLUSTER,
-            lifetime="owned",  # ends with this process
+            lifetime="owned",  # would end with this process if nobody said so
             shards={"count": 2},
             discovery={"watches": [{"kind": "static", "pods": [pod]}]},
         )
         with kvatlas.start(config) as client:
-            while not any(worker.state == "EXACT" for worker in client.pods()):
+            while not client.score(PROMPT, model=MODEL):
                 time.sleep(0.05)  # its history is being asked for
             ask(client, [*PROMPT, 7, 8, 9])
+        down(CLUSTER)
     ray.shutdown()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import kvatlas
 from kvatlas.index.keys import keyspace
 from kvatlas.ingest import atlas_report
 from kvatlas.ingest._native import Mirror
@@ -49,6 +50,11 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     assert not broken
 
 
+def test_the_list_of_pages_has_every_page() -> None:
+    listed = set(LINK.findall(prose(ROOT / "docs" / "README.md")))
+    assert {path.name for path in PAGES if path.parent == ROOT / "docs"} - {"README.md"} <= listed
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/indexer.md"])
 def test_python_of_a_page_runs(name: str) -> None:
     blocks = python_blocks(ROOT / name)
@@ -65,6 +71,27 @@ def test_python_of_a_page_runs(name: str) -> None:
         line.partition("  # ")[2] for block in blocks for line in block.splitlines() if "print(" in line
     ]
     assert finished.stdout.splitlines() == promised
+
+
+def asked_of(tree: ast.AST, variable: str) -> set[str]:
+    """Attributes of a variable that code uses."""
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == variable
+    }
+
+
+def test_what_the_readme_asks_of_a_cluster_is_there() -> None:
+    """Its lines need a cluster; examples/cluster_clients.py runs the same ones."""
+    (block,) = re.findall(
+        r"```py\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    tree = ast.parse(block)
+    for variable, kind in (("kvatlas", kvatlas), ("client", kvatlas.Client), ("scores", kvatlas.Scores)):
+        names = asked_of(tree, variable)
+        assert names
+        assert not [name for name in names if not hasattr(kind, name)]
 
 
 def counted_in(module: str, *counters: str) -> set[str]:

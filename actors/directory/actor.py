@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 
 import ray
@@ -146,10 +145,6 @@ class _DirectoryActor:
         """Of the cluster, as `start` was given it."""
         return self._settings.config
 
-    async def pid(self) -> int:
-        """Of this process, for tests and people."""
-        return os.getpid()
-
     async def prepare_down(self) -> None:
         """Makes and watches nothing any more; all who report are told to end."""
         self._service.is_going = self._going = True
@@ -194,11 +189,14 @@ class _DirectoryActor:
     async def _supervise(self) -> None:
         """Ray is asked in a thread of its own: it may take its time."""
         looked_s = 0.0
-        # What a directory that was lost has begun, and nobody wants now, would not be known.
-        self._supervision.adopt(await asyncio.to_thread(self._yard.names))
+        has_adopted = False
         while not self._going:
             await asyncio.sleep(self._settings.deadlines.tick_s)
             try:
+                if not has_adopted:
+                    # What a directory that was lost has begun, and nobody wants now, would not be known.
+                    self._supervision.adopt(await asyncio.to_thread(self._yard.names))
+                    has_adopted = True
                 if time.monotonic() - looked_s >= _NODES_EVERY_S:
                     looked_s = time.monotonic()
                     self._nodes = await asyncio.to_thread(nodes_alive)

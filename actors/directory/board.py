@@ -32,6 +32,7 @@ class Board:
             building=None if building is None else self.layout(building),
             leaving=tuple(map(self.layout, self._layouts.leaving)),
             sessions=self._sessions.numbers,
+            lost=self._sessions.lost,
             parts=tuple(
                 PartView(session=one.number, subscriber=one.subscriber, lost=one.lost, part=one.part)
                 for one in self._sessions.used.values()
@@ -43,7 +44,7 @@ class Board:
     def shown(self) -> tuple[object, ...]:
         """What of a view is not a part: differs when readers must be told."""
         layouts = tuple(map(self.layout, self._layouts.all))
-        return (*layouts, self._layouts.building is None, self._sessions.numbers)
+        return (*layouts, self._layouts.building is None, self._sessions.numbers, self._sessions.lost)
 
     def layout(self, generation: Generation) -> Layout:
         replicas = sorted(generation.replicas, key=lambda one: (one.shard, one.replica))

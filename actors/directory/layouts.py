@@ -50,8 +50,8 @@ class Generation:
     """With the node that each is wanted on; empty: any."""
     holders: dict[Slot, Holder] = field(default_factory=dict)
     began_s: float = 0.0
-    up_s: float | None = None
-    """When all its slots were first held by processes that are up."""
+    served_s: float | None = None
+    """When each of its shards first had a process that is up."""
     left_s: float = 0.0
     """When readers were told to leave it."""
 
@@ -143,8 +143,8 @@ class Layouts:
         holder.heard_s = self._clock_s()
         holder.replica = report.replica
         holder.report = report
-        if generation.up_s is None and len(generation.replicas) == len(generation.slots):
-            generation.up_s = holder.heard_s
+        if generation.served_s is None and generation.is_served:
+            generation.served_s = holder.heard_s
         return holder
 
     def build(self, generation: Generation) -> None:
@@ -157,12 +157,13 @@ class Layouts:
         self.building = None
 
     def can_commit(self, is_filled: bool, fill_s_max: float) -> bool:
-        """Whether the layout being built can serve: all its processes are up, and they are filled or the
-        time for it is over. Never while one of its shards has no process."""
+        """Whether the layout being built can serve: all its processes are up and filled, or it has had the
+        time for that since each shard first had one. Never while one of its shards has none."""
         building = self.building
-        if building is None or building.up_s is None or not building.is_served:
+        if building is None or building.served_s is None or not building.is_served:
             return False
-        return is_filled or self._clock_s() - building.up_s > fill_s_max
+        is_up = len(building.replicas) == len(building.slots)
+        return (is_up and is_filled) or self._clock_s() - building.served_s > fill_s_max
 
     def commit(self) -> None:
         """The layout being built is served from now on; the one before is left."""

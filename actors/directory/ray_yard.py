@@ -113,7 +113,7 @@ class RayKeeper:
 
 def actors_of(cluster: str) -> list[str]:
     """Names of the actors of a cluster that Ray knows, in order."""
-    known: list[dict[str, str]] = ray.util.list_named_actors(all_namespaces=True)
+    known: Any = ray.util.list_named_actors(all_namespaces=True)
     return sorted(
         actor["name"]
         for actor in known

@@ -92,6 +92,8 @@ class DirectoryService:
         self._shown: tuple[object, ...] = ()
         self._change()
         self.assignments = self._restore_pods()
+        for name in {one.subscriber for one in self.sessions.all} - self.orders.keys():
+            self._end_leases(self.sessions.drop(name))  # it was let go of just before
         self._remember()
 
     # What readers see.
@@ -200,20 +202,11 @@ class DirectoryService:
             pods=tuple(PodOrders(pod=pod.pod, source=encode_pod(pod)) for pod in pods),
             lanes=self.lent.lanes.of(session.number),
             workers=self.lent.workers.of(session.number),
-            block_sizes=self._block_sizes(),
+            block_sizes=self.sessions.block_sizes,
             wants_part=session.part is None,
             hash_seed=self._secrets.hash_seed,
             keys=msgspec.structs.replace(self._secrets.keys, server_secret=""),
         )
-
-    def _block_sizes(self) -> dict[str, int]:
-        """The smallest that any subscriber has heard, by model."""
-        sizes: dict[str, int] = {}
-        for session in self.sessions.all:
-            for model, size in (session.part.block_sizes if session.part is not None else {}).items():
-                if size > 0:
-                    sizes[model] = min(size, sizes.get(model, size))
-        return sizes
 
     def _lend_more(self, session: Session, report: SubscriberReport) -> None:
         lent = False
@@ -292,6 +285,10 @@ class DirectoryService:
         if not 0 <= wanted.replicas_per_node <= _REPLICAS_MAX:
             expected = f"0 to {_REPLICAS_MAX}"
             raise InputError(f"replicas_per_node: expected {expected}, got {wanted.replicas_per_node}")
+        unknown = set(wanted.off_nodes) - self.placement.nodes.keys() - set(self.wanted.off_nodes)
+        if unknown:
+            known = sorted(self.placement.nodes)
+            raise InputError(f"off_nodes: expected nodes of {known}, got {sorted(unknown)}")
         if not self.placement.nodes_for(wanted):
             raise InputError("off_nodes: expected a node to be left for the shards, got all of them")
         self.wanted = wanted

@@ -74,6 +74,21 @@ class Sessions:
         return tuple(sorted(session.number for session in self.used.values()))
 
     @property
+    def lost(self) -> tuple[int, ...]:
+        """Of those, the ones that are lost."""
+        return tuple(sorted(session.number for session in self.used.values() if session.lost))
+
+    @property
+    def block_sizes(self) -> dict[str, int]:
+        """The smallest that any subscriber has heard, by model; tokens."""
+        sizes: dict[str, int] = {}
+        for session in self.all:
+            for model, size in (session.part.block_sizes if session.part is not None else {}).items():
+                if size > 0:
+                    sizes[model] = min(size, sizes.get(model, size))
+        return sizes
+
+    @property
     def all(self) -> tuple[Session, ...]:
         return (*self.used.values(), *self.coming.values())
 

@@ -33,7 +33,12 @@ class FleetParts:
         old = self.view
         if since == 0:
             self._parts.clear()
-        changed = old is None or since == 0 or bool(view.parts) or view.sessions != old.sessions
+        changed = (
+            old is None
+            or since == 0
+            or bool(view.parts)
+            or (view.sessions, view.lost) != (old.sessions, old.lost)
+        )
         self._parts.update((part.session, part) for part in view.parts)
         self._parts = {n: part for n, part in self._parts.items() if n in set(view.sessions)}
         absent = frozenset(view.sessions) - self._parts.keys()
@@ -42,13 +47,13 @@ class FleetParts:
         self._since = 0 if absent - self._absent or (since and view.version < since) else view.version
         self.view = view
         if changed:
-            self.fleet = self._put_together(secrets)
+            self.fleet = self._put_together(secrets, set(view.lost))
         return changed or old is None or old.serving != view.serving
 
-    def _put_together(self, secrets: ReaderSecrets) -> FleetView:
+    def _put_together(self, secrets: ReaderSecrets, lost: set[int]) -> FleetView:
         """Later sessions after earlier ones: where two speak of the same, the later is believed."""
         told = (self._parts[number] for number in sorted(self._parts))
-        parts = [degraded_part(at.part, _LOST) if at.lost else at.part for at in told]
+        parts = [degraded_part(at.part, _LOST) if at.lost or at.session in lost else at.part for at in told]
         return FleetView.of(
             parts, algorithm=algorithm_of(secrets), hash_seed=secrets.hash_seed, previous=self.fleet
         )

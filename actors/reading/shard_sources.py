@@ -68,7 +68,7 @@ class ShardSources:
                 if shard in self.asked:
                     segment = keys[at : at + SEGMENT_BLOCKS]
                     # Keys are chained: the last one stands for all before it, so prompts share a segment.
-                    wanted.setdefault(shard, {})[int(segment[0])] = segment
+                    wanted.setdefault(shard, {})[int(segment[-1])] = segment
         return {
             shard: fetch_from(self.asked[shard], np.concatenate(list(segments.values())))
             for shard, segments in wanted.items()

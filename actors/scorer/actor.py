@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ class _ScorerActor:
 
     def __init__(self, cluster: str, number: int, settings: bytes) -> None:
         """`settings`: bytes of ScorerSettings."""
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         self._settings = decode(settings, ScorerSettings)
         self._number = number
         self._connection = connection_to(cluster, self._settings.reading)
@@ -56,9 +58,8 @@ class _ScorerActor:
         """How it reads the cluster: bytes of ReaderStatus."""
         return encode(self._connection.reader().status())
 
-    @ray.method
-    def ping(self, token_ids: bytes = b"") -> int:
-        """Its number. What a call costs without any work in it."""
+    def ping(self, token_ids: TokenIds = b"", **asked: object) -> int:
+        """Its number: what a call with these arguments costs without any work in it."""
         return self._number
 
     def _end_with(self, cluster: str) -> None:

@@ -137,8 +137,8 @@ class Attendance:
         return Ending.STOPPED
 
     def _pause_s(self, service: SubscriberService, began_s: float) -> float:
-        """Until the next report; while it settles others wait for it."""
-        period_s = self._settings.report_s if service.is_settled else _REPORT_S_MIN
+        """Until the next report; sooner where others wait for it."""
+        period_s = _REPORT_S_MIN if service.is_unsteady else self._settings.report_s
         return max(0.0, began_s + period_s - self._clock_s())
 
     def _report(self, service: SubscriberService) -> SubscriberOrders | None:

@@ -19,6 +19,7 @@ from kvatlas.actors.subscriber.checkpoint_keeper import CheckpointKeeper
 from kvatlas.actors.subscriber.outbox import Outbox, OutboxStatistics
 from kvatlas.actors.subscriber.pod_sources import PodSources
 from kvatlas.actors.subscriber.settings import SubscriberSettings
+from kvatlas.actors.subscriber.telling import Telling
 from kvatlas.index.view import FleetPart
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
 from kvatlas.ingest.fleet_mirror import FleetMirror
@@ -78,8 +79,11 @@ class SubscriberService:
         self.outbox = Outbox(
             self.mirror, self.session, open_link, settings.outbox, part_changed=part_changed, clock_s=clock_s
         )
+        self._telling = Telling(self.outbox)
         self._told: int | None = None
         """Version of the part that the directory has."""
+        self._last_part: FleetPart | None = None
+        """The same, as it was told."""
         self._settle_by_s = clock_s() + settings.settle_s
         self._settled_at: int | None = None
         """Mark of the outbox when all had been heard."""
@@ -132,7 +136,7 @@ class SubscriberService:
     def obey(self, orders: SubscriberOrders) -> None:
         """Follow these pods, with these numbers and block sizes."""
         if orders.wants_part:
-            self._told = None
+            self.not_told()
         if self._numbers.lease(_pairs(orders.lanes), _pairs(orders.workers)):
             self.mirror.numbers_came()
         self._set_block_sizes(orders)
@@ -146,10 +150,13 @@ class SubscriberService:
     def report(self) -> SubscriberReport:
         """For the directory; with the part when that has changed since it was last told."""
         version = self.mirror.part_version
-        part = self.mirror.part() if version != self._told or not self.is_settled else None
-        settled = self._settle(part)
-        told = part if version != self._told else None
+        part = told = None
+        if version != self._told or self.is_unsteady:
+            part = self.mirror.part()
+            told = self._telling.of(part)
+        settled = self._settle(part) and not self._telling.holds_back
         self._told = version
+        self._last_part, told = told or self._last_part, told if told != self._last_part else None
         self._count()
         return SubscriberReport(
             session=self.session,
@@ -182,7 +189,13 @@ class SubscriberService:
 
     def not_told(self) -> None:
         """The last report did not arrive, as far as is known: the next one says everything."""
-        self._told = None
+        self._told = self._last_part = None
+
+    @property
+    def is_unsteady(self) -> bool:
+        """Somebody waits for the next report: it settles, or a state is held back until its blocks are
+        with the shards."""
+        return not self._is_settled or self._telling.holds_back
 
     @property
     def is_settled(self) -> bool:

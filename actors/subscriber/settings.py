@@ -44,7 +44,7 @@ class SubscriberSettings(msgspec.Struct, frozen=True, kw_only=True):
     gathered_bytes_max: int = 64 << 20
     """Changes that wait to be routed; beyond, all shards are loaded anew."""
     outbox: OutboxSettings = OutboxSettings()
-    settle_s: float = 5.0
+    settle_s: float = 3.0
     """After a start, time in which the workers known from before should have been heard."""
     transport: Literal["zmq", "ray"] = "zmq"
     """How changes travel to shards that say no endpoint: only by Ray calls."""

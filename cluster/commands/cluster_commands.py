@@ -16,8 +16,8 @@ from kvatlas.cluster.commands.options import (
     DEFAULT_CLUSTER,
     Address,
     Cluster,
-    check_reachable,
     connect_to,
+    reach,
 )
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.cluster.config.loading import load_config
@@ -89,9 +89,9 @@ def scale(
             raise ConfigError("scale: expected --shards, --replicas-per-node, --off-node or --all-nodes")
         if all_nodes and off_node:
             raise ConfigError("scale: expected --off-node or --all-nodes, got both")
-        from kvatlas.cluster import launch
-
         with connect_to(name, address) as client:
+            from kvatlas.cluster import launch
+
             launch.scale(name, shards=shards, replicas_per_node=replicas_per_node, off_nodes=off_nodes)
             if wait_s > 0:
                 _wait_settled(client, wait_s, console)
@@ -101,17 +101,17 @@ def scale(
 def down(name: Cluster = DEFAULT_CLUSTER, address: Address = DEFAULT_ADDRESS) -> None:
     """End a cluster: its actors, its tables in shared memory, and what it kept in Ray."""
     with clear_errors():
+        reach(address)
         from kvatlas.cluster import launch
 
-        check_reachable(address)
         launch.down(name, address=address)
         typer.echo(f"{name}: down")
 
 
 def _start(config: ClusterConfig, address: str, wait_s: float, console: Console) -> None:
+    reach(address)
     from kvatlas.cluster import launch
 
-    check_reachable(address)
     with console.status(f"starting {config.name}"):
         client = launch.start(config, address=address, ready_s_max=wait_s)
     with client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,8 +31,12 @@ DEFAULT_ADDRESS = "auto"
 _REACH_S_MAX = 5.0
 
 
-def check_reachable(address: str) -> None:
-    """Raises ClusterError where nobody listens. Ray itself would try for minutes."""
+def reach(address: str) -> None:
+    """Looks whether somebody listens there, and has Ray's token go along as it does for `auto`.
+
+    To be called before Ray is imported, which reads the environment then. Raises ClusterError where
+    nobody listens: Ray itself would try for minutes.
+    """
     if address == DEFAULT_ADDRESS:
         address = os.environ.get("RAY_ADDRESS", address)
     host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
@@ -41,11 +46,18 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _REACH_S_MAX).close()
     except (OSError, OverflowError) as error:
         raise ClusterError(f"Ray: expected it at {address}, got {error}") from error
+    if _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _has_token() -> bool:
+    place = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
+    return "RAY_AUTH_TOKEN" in os.environ or Path(place).expanduser().is_file()
 
 
 def connect_to(name: str, address: str) -> Client:
     """A client, to be used as a context manager. Raises ClusterError where there is no such cluster."""
+    reach(address)
     from kvatlas.cluster.launch import connect  # Ray takes a second to import: only where it is used
 
-    check_reachable(address)
     return connect(name, address=address)

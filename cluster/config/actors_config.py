@@ -77,7 +77,7 @@ class SubscribersConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Time between two checkpoints."""
     outbox_bytes_max: Room = 64 << 20
     """Deltas that wait for one replica; beyond, they are dropped and its content is sent again."""
-    settle_s: Seconds = 5.0
+    settle_s: Seconds = 3.0
     """After a restart, for so long its predecessor's answers stand while workers are asked for replays."""
     lanes_leased: LaneCount = 256
     """Lanes that a subscriber is given at a time."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import ray
 from ray.cluster_utils import Cluster
@@ -28,6 +29,26 @@ from tests.cluster.living_fleet import Fleet, wait_until
 NAME = "chaos"
 _ASK_S = 2.0
 _GONE_S = 30.0
+_CHECKPOINT_S = 5.0
+
+
+class Shape(NamedTuple):
+    """In what clusters that are disturbed differ."""
+
+    transport: Literal["zmq", "ray"]
+    replicas_per_node: int
+    checkpoint_folder: str | None
+
+    @classmethod
+    def chosen(cls, seed: int, checkpoint_folder: Path) -> Shape:
+        """By chance."""
+        chance = random.Random(seed)
+        folder = str(checkpoint_folder)
+        return cls(
+            chance.choice(("zmq", "zmq", "zmq", "ray")),
+            chance.choice((0, 0, 1)),
+            chance.choice((folder, None)),
+        )
 
 
 class ChaosCluster:
@@ -68,6 +89,13 @@ class ChaosCluster:
         timer = threading.Timer(seconds, _go_on, (pid,))
         timer.start()
         self._timers.append(timer)
+
+    def pause_ray(self, process: Literal["gcs_server", "raylet"], seconds: float) -> None:
+        """Ray's own table, or the second node's raylet, stands still: for less than Ray calls it dead."""
+        node = self._nodes.head_node if process == "gcs_server" else next(iter(self._nodes.worker_nodes))
+        assert node is not None
+        for info in node.all_processes[process]:
+            self.pause(info.process.pid, seconds)
 
     def scale(self, n_shards: int) -> bool:
         """Whether the directory has heard it."""
@@ -143,7 +171,7 @@ def _title(pid: int) -> str:
 
 
 @contextmanager
-def chaos_cluster(fleets: list[Fleet], checkpoints: Path) -> Iterator[ChaosCluster]:
+def chaos_cluster(fleets: list[Fleet], shape: Shape) -> Iterator[ChaosCluster]:
     """On two nodes of this machine; at its end nothing may be left of it."""
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     nodes.add_node(num_cpus=2)
@@ -153,8 +181,11 @@ def chaos_cluster(fleets: list[Fleet], checkpoints: Path) -> Iterator[ChaosClust
         discovery=DiscoveryConfig(
             watches=(StaticWatchConfig(pods=tuple(entry for fleet in fleets for entry in fleet.entries)),)
         ),
-        shards=ShardsConfig(count=3, table_bytes_max=64 << 20),
-        subscribers=SubscribersConfig(pods_each=3, checkpoint_folder=str(checkpoints), checkpoint_s=5.0),
+        transport=shape.transport,
+        shards=ShardsConfig(count=3, table_bytes_max=64 << 20, replicas_per_node=shape.replicas_per_node),
+        subscribers=SubscribersConfig(
+            pods_each=3, checkpoint_folder=shape.checkpoint_folder, checkpoint_s=_CHECKPOINT_S
+        ),
         scorers=ScorersConfig(count=1),
     )
     try:

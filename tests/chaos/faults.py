@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from tests.chaos.chaos_cluster import ChaosCluster
 from tests.chaos.traffic import Traffic
@@ -12,6 +13,7 @@ from tests.chaos.traffic import Traffic
 _KINDS = ("shard", "subscriber", "scorer", "directory")
 _SHARDS = (2, 3, 4, 5)
 _PAUSE_S = (2.0, 15.0)
+_RAY_PAUSE_S = (2.0, 8.0)
 
 
 class Faults:
@@ -23,12 +25,13 @@ class Faults:
         self._chance = chance
 
     def some(self) -> list[str]:
-        """One to three of them, a moment apart."""
+        """One to four of them, a moment apart."""
         kinds: list[tuple[int, Callable[[], str]]] = [
             (6, self.kill_one),
             (2, self.kill_several),
             (1, self.kill_all),
             (4, self.pause_one),
+            (1, self.pause_ray),
             (4, self.scale),
             (2, self.scale_and_kill),
             (1, self.lose_node),
@@ -36,7 +39,9 @@ class Faults:
             (1, self.cut_server),
         ]
         chosen = self._chance.choices(
-            [fault for _, fault in kinds], [weight for weight, _ in kinds], k=self._chance.randint(1, 3)
+            [fault for _, fault in kinds],
+            [weight for weight, _ in kinds],
+            k=self._chance.choice((1, 2, 2, 3, 4)),
         )
         done = []
         for fault in chosen:
@@ -45,16 +50,18 @@ class Faults:
         return done
 
     def kill_one(self) -> str:
-        return self._kill(self._of(self._chance.choice(_KINDS)))
+        found = self._of(self._chance.choice(_KINDS))
+        return self._kill(self._chance.sample(sorted(found), min(len(found), 1)), found)
 
     def kill_several(self) -> str:
         """At the same moment."""
         processes = self._up()
         names = self._chance.sample(sorted(processes), min(len(processes), self._chance.randint(2, 4)))
-        return self._kill({name: processes[name] for name in names}, all_of_them=True)
+        return self._kill(names, processes)
 
     def kill_all(self) -> str:
-        return self._kill(self._up(), all_of_them=True)
+        processes = self._up()
+        return self._kill(sorted(processes), processes)
 
     def pause_one(self) -> str:
         found = self._of(self._chance.choice(_KINDS))
@@ -64,6 +71,12 @@ class Faults:
         seconds = self._chance.uniform(*_PAUSE_S)
         self._chaos.pause(found[name], seconds)
         return f"pause {name} {seconds:.0f} s"
+
+    def pause_ray(self) -> str:
+        process: Literal["gcs_server", "raylet"] = self._chance.choice(("gcs_server", "raylet"))
+        seconds = self._chance.uniform(*_RAY_PAUSE_S)
+        self._chaos.pause_ray(process, seconds)
+        return f"pause {process} {seconds:.0f} s"
 
     def scale(self) -> str:
         n_shards = self._chance.choice([number for number in _SHARDS if number != self._chaos.n_shards])
@@ -100,10 +113,7 @@ class Faults:
     def _up(self) -> dict[str, int]:
         return {name: pid for name, pid in self._chaos.processes().items() if pid}
 
-    def _kill(self, processes: dict[str, int], *, all_of_them: bool = False) -> str:
-        if not processes:
-            return "nobody to kill"
-        names = sorted(processes) if all_of_them else [self._chance.choice(sorted(processes))]
+    def _kill(self, names: list[str], processes: dict[str, int]) -> str:
         for name in names:
             self._chaos.kill(processes[name])
-        return f"kill {' '.join(names)}"
+        return f"kill {' '.join(names)}" if names else "nobody to kill"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import ray
 
+from kvatlas.index.errors import KvatlasError
 from tests.chaos.chaos_cluster import ChaosCluster
+from tests.chaos.contents import content_differences
 from tests.chaos.faults import Faults
 from tests.chaos.traffic import Traffic
 from tests.chaos.witnesses import FarAnswers, Witness, far_asker
@@ -20,6 +23,8 @@ UP_S = 150.0
 HUNG_S = 60.0
 """Neither is what is measured: beyond them a process does not come, or a doubt does not heal."""
 BEHIND_S_MAX = 30.0
+ANSWER_S_MAX = 10.0
+"""Far more than answers take: it was waited for something."""
 _SAMPLE = 60
 
 
@@ -51,14 +56,16 @@ class Round(NamedTuple):
 class Rounds:
     """Disturbs a cluster again and again, and holds it against its servers."""
 
-    def __init__(self, chaos: ChaosCluster, traffic: Traffic, seed: int) -> None:
+    def __init__(self, chaos: ChaosCluster, traffic: Traffic, seed: int, say: Callable[[str], None]) -> None:
+        """`say`: where each round is told of."""
         self._chaos = chaos
+        self._say = say
         self._traffic = traffic
         self._seed = seed
         self._far = far_asker(chaos.client)
         self.done: list[Round] = []
 
-    def run_one(self) -> Round:
+    def run_one(self) -> None:
         """Raises AssertionError where something is wrong or does not heal."""
         number = len(self.done)
         chance = random.Random(f"{self._seed}-{number}")
@@ -67,7 +74,7 @@ class Rounds:
         told = self._far.ask.remote(far_prompts, growing.model)
         with Asker(client, growing) as asker, Witness(client, self._traffic) as witness:
             faults = Faults(self._chaos, self._traffic, chance).some()
-            print(f"round {number}: {'; '.join(faults)}", flush=True)
+            self._say(f"round {number}: {'; '.join(faults)}")
             self._chaos.add_node()
             up_s = wait_until(lambda: not self._chaos.missing(), UP_S, self._chaos.missing)
             self._traffic.pause()
@@ -79,7 +86,7 @@ class Rounds:
         _check_far(far, far_prompts, growing)
         assert witness.behind_s_max < BEHIND_S_MAX
         answers, partial = asker.answers + far.answers, asker.partial + far.partial
-        assert asker.answers and far.answers
+        assert asker.answers and far.answers and max(asker.pause_s_max, far.pause_s_max) < ANSWER_S_MAX
         found = Round(
             number,
             faults,
@@ -91,8 +98,8 @@ class Rounds:
             witness.behind_s_max,
         )
         self.done.append(found)
+        self._say(str(found))
         self._traffic.go()
-        return found
 
     def _heal(self) -> float:
         """Seconds until both fleets' answers are what their servers would do."""
@@ -104,7 +111,22 @@ class Rounds:
                 HUNG_S,
                 lambda fleet=fleet, sample=sample: self._why(fleet, sample),  # type: ignore[misc]
             )
-        return time.monotonic() - began_s
+        healed_s = time.monotonic() - began_s
+        for fleet in (self._traffic.growing, self._traffic.evicting):
+            prompts = [*fleet.sample(_SAMPLE), *fleet.prompts[-10:]]
+            assert content_differences(self._chaos.client, fleet, prompts)[:5] == []
+        wait_until(self._scorer_agrees, HUNG_S, self._chaos.client.status)
+        return healed_s
+
+    def _scorer_agrees(self) -> bool:
+        """A scorer says what a client says."""
+        client, growing = self._chaos.client, self._traffic.growing
+        prompt = growing.prompts[-1]
+        try:
+            said = ray.get(client.scorer(0).score.remote(prompt, model=growing.model), timeout=5.0)
+        except (ray.exceptions.RayError, KvatlasError):
+            return False
+        return said.is_whole and dict(said) == dict(client.score(prompt, model=growing.model))
 
     def _why(self, fleet: Fleet, sample: list[list[int]]) -> object:
         client = self._chaos.client
@@ -114,9 +136,9 @@ class Rounds:
     def report(self) -> str:
         """Of all rounds."""
         lines = [f"seed {self._seed}, {len(self.done)} rounds", "", "| | median | max |", "|---|---:|---:|"]
-        for name, unit in (("up_s", "s"), ("healed_s", "s"), ("near_s", "s"), ("far_s", "s"), ("behind_s", "s")):
+        for name in ("up_s", "healed_s", "near_s", "far_s", "behind_s"):
             values = [getattr(one, name) for one in self.done]
-            lines.append(f"| {name[:-2]} ({unit}) | {statistics.median(values):.3f} | {max(values):.3f} |")
+            lines.append(f"| {name[:-2]} (s) | {statistics.median(values):.3f} | {max(values):.3f} |")
         shares = [one.partial for one in self.done]
         lines.append(f"| partial answers | {statistics.median(shares):.1%} | {max(shares):.1%} |")
         return "\n".join(lines)

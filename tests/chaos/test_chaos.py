@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.chaos_cluster import chaos_cluster
+from tests.chaos.chaos_cluster import Shape, chaos_cluster
 from tests.chaos.rounds import Rounds
 from tests.chaos.traffic import Traffic
 from tests.cluster.living_fleet import fleet_of
@@ -23,25 +23,30 @@ SEED = int(os.environ.get("CHAOS_SEED", "0")) or random.SystemRandom().randrange
 
 @pytest.mark.slow
 @pytest.mark.timeout(CHAOS_S + 600)
-def test_answers_stay_right_and_heal_whatever_dies(tmp_path: Path) -> None:
-    print(f"\nCHAOS_SEED={SEED}")
+def test_answers_stay_right_and_heal_whatever_dies(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def say(line: str) -> None:
+        with capfd.disabled():  # what Ray itself prints of each death is shown where the test fails
+            print(line, flush=True)
+
+    shape = Shape.chosen(SEED, tmp_path)
+    say(f"\nCHAOS_SEED={SEED} {shape}")
     with (
         fleet_of(3, blocks=1 << 16, seed=SEED, prefix="grows", model="chaos/grows") as growing,
         fleet_of(3, blocks=1 << 9, seed=SEED + 1, prefix="evicts", model="chaos/evicts") as evicting,
-        chaos_cluster([growing, evicting], tmp_path) as chaos,
+        chaos_cluster([growing, evicting], shape) as chaos,
     ):
         growing.serve(40)
         evicting.serve(40)
         traffic = Traffic(growing, evicting, SEED)
         traffic.start()
-        rounds = Rounds(chaos, traffic, SEED)
+        rounds = Rounds(chaos, traffic, SEED, say)
         ends_s = time.monotonic() + CHAOS_S
         try:
             while time.monotonic() < ends_s:
-                print(rounds.run_one(), flush=True)
+                rounds.run_one()
         finally:
             traffic.stop()
             if rounds.done:
-                print(rounds.report(), flush=True)
+                say(rounds.report())
         for fleet in (growing, evicting):
             fleet.wait_agreed(chaos.client)

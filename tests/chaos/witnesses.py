@@ -5,8 +5,6 @@ from __future__ import annotations
 import pickle
 import random
 import threading
-import faulthandler, os
-TRACE = open(f'/tmp/kv4/i_trace.{os.getpid()}', 'a')
 import time
 from typing import Any, NamedTuple
 
@@ -18,6 +16,7 @@ from kvatlas.index.errors import KvatlasError
 from tests.chaos.traffic import Traffic
 
 _ASK_EVERY_S = 0.01
+_READY_S = 30.0
 _SOUND = ("EXACT", "PARTIAL")
 
 
@@ -86,6 +85,7 @@ class _FarAsker:
 
     def __init__(self, client: bytes) -> None:
         self._client: Client = pickle.loads(client)
+        self._client.wait_ready(_READY_S)
         self._stopping = threading.Event()
 
     def ask(self, prompts: list[list[int]], model: str) -> FarAnswers:
@@ -98,13 +98,11 @@ class _FarAsker:
         while not self._stopping.wait(_ASK_EVERY_S):
             at = answers % len(prompts)
             began_s = time.monotonic()
-            faulthandler.dump_traceback_later(1.0, file=TRACE)
             try:
                 scores = self._client.score(prompts[at], model=model)
             except KvatlasError as error:
                 errors.append(str(error))
                 continue
-            faulthandler.cancel_dump_traceback_later()
             pause_s_max = max(pause_s_max, time.monotonic() - began_s)
             answers += 1
             partial += not scores.is_whole
@@ -118,7 +116,10 @@ class _FarAsker:
 
 
 def far_asker(client: Client) -> Any:
-    """Ray's handle of one, on the node of this process."""
+    """Ray's handle of one that is ready, on the node of this process."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(_FarAsker)
-    return actor.options(max_concurrency=2, num_cpus=0, scheduling_strategy=here).remote(pickle.dumps(client))
+    options = {"max_concurrency": 2, "num_cpus": 0, "scheduling_strategy": here}
+    asker = actor.options(**options).remote(pickle.dumps(client))
+    ray.get(asker.stop.remote())
+    return asker

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import faulthandler, os
-TRACE = open(f'/tmp/kv4/i_trace.{os.getpid()}', 'a')
 import time
 
 from kvatlas.cluster.client import Client
@@ -45,13 +43,11 @@ class Asker:
         while not self._stopping.wait(0.002):
             at = self.answers % len(self._prompts)
             began_s = time.monotonic()
-            faulthandler.dump_traceback_later(1.0, file=TRACE)
             try:
                 scores = self._client.score(self._prompts[at], model=self._fleet.model)
             except KvatlasError as error:
                 self.wrong.append(f"no answer: {error}")
             else:
-                faulthandler.cancel_dump_traceback_later()
                 self.pause_s_max = max(self.pause_s_max, time.monotonic() - began_s)
                 self._check(scores, self._least[at], self._fleet.truth(self._prompts[at]))
             self.answers += 1

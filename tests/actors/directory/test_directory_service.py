@@ -205,6 +205,34 @@ def test_a_directory_that_hears_nothing_shows_what_there_is_after_a_while(rig: D
     assert rig.service.is_warm and not rig.service.is_ready
 
 
+def test_readers_are_told_that_a_session_is_lost_that_a_new_directory_never_hears(rig: DirectoryRig) -> None:
+    rig.follow("a")
+    process = Process(rig, "0")
+    process.report(part_of("a"))
+    rig.lose_directory()
+    version = rig.service.version
+    assert rig.service.view().lost == ()
+    rig.wait(4)
+    view = rig.service.view(version)
+    assert view.version > version and view.parts == ()
+    assert view.sessions == view.lost == (process.session,)
+    process.report(part_of("a"))
+    assert rig.service.view().lost == () and len(rig.service.view().parts) == 1
+
+
+def test_a_session_of_a_subscriber_that_was_just_let_go_of_is_not_restored(
+    rig: DirectoryRig, tmp_path: Path
+) -> None:
+    rig.follow("a")
+    process = Process(rig, "0")
+    process.report(part_of("a"))
+    state = FileKeeper(tmp_path).get("state")
+    rig.follow()
+    FileKeeper(tmp_path).put("state", state or b"")  # it was lost between the two
+    rig.lose_directory()
+    assert rig.service.sessions.all == () and process.report().goes
+
+
 def test_nothing_is_issued_twice_over_restarts(rig: DirectoryRig) -> None:
     rig.follow("a")
     seen: set[int] = set()
@@ -296,6 +324,7 @@ def test_secrets_of_shards_are_not_handed_to_readers(rig: DirectoryRig) -> None:
         ({"shards": 0}, "shards: expected 1 to 1024, got 0"),
         ({"replicas_per_node": 9}, "replicas_per_node: expected 0 to 8, got 9"),
         ({"off_nodes": ("node1", "node2")}, "off_nodes: expected a node to be left"),
+        ({"off_nodes": ("node1", "nowhere")}, "off_nodes: expected nodes of .* got \\['nowhere'\\]"),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(

@@ -84,9 +84,10 @@ class LayoutsOfProcesses(RuleBasedStateMachine):
         if not self.layouts.can_commit(is_filled, FILL_S):
             return
         building = self.layouts.building
-        assert building is not None and building.up_s is not None
+        assert building is not None and building.served_s is not None
         assert {replica.shard for replica in building.replicas} == set(range(building.shape.n_shards))
-        assert is_filled or self.now_s - building.up_s > FILL_S
+        is_up = len(building.replicas) == len(building.slots)
+        assert (is_filled and is_up) or self.now_s - building.served_s > FILL_S
         self.committed.append(building.number)
         self.layouts.commit()
 

@@ -105,6 +105,7 @@ class SessionsOfProcesses(RuleBasedStateMachine):
     def a_session_that_is_being_replaced_is_lost(self) -> None:
         assert all(self.sessions.used[name].lost for name in self.sessions.coming)
         assert self.sessions.numbers == tuple(sorted(one.number for one in self.sessions.used.values()))
+        assert set(self.sessions.lost) <= set(self.sessions.numbers)
 
 
 TestSessions = SessionsOfProcesses.TestCase
@@ -136,4 +137,5 @@ def test_a_session_of_an_earlier_life_stands_until_its_successor_is_ready() -> N
     sessions = sessions_of(Clock())
     sessions.restore(7, "0", is_used=True)
     new, over = sessions.enlist("0", "node")
-    assert over == [] and sessions.numbers == (7,) and sessions.coming["0"] is new
+    assert over == [] and sessions.coming["0"] is new
+    assert sessions.numbers == (7,) == sessions.lost

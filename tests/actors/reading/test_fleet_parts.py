@@ -76,3 +76,13 @@ def test_a_roster_is_made_anew_only_when_matches_may_change() -> None:
     assert parts.fleet.roster is roster
     parts.take(view(5, (1,), part(1, worker(1, "a"), worker(2, "b"))), 4, secrets())
     assert parts.fleet.roster is not roster
+
+
+def test_a_lost_session_is_believed_no_more_also_where_no_part_says_so() -> None:
+    parts = FleetParts()
+    parts.take(view(3, (1, 2), part(1, worker(1, "a")), part(2, worker(2, "b"))), 0, secrets())
+    assert parts.take(msgspec.structs.replace(view(4, (1, 2)), lost=(1,)), 3, secrets())
+    states = {number: truth.state for number, truth in parts.fleet.truths.items()}
+    assert states == {1: "DEGRADED", 2: "EXACT"}
+    assert parts.take(view(5, (1, 2)), 4, secrets())
+    assert {truth.state for truth in parts.fleet.truths.values()} == {"EXACT"}

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from kvatlas.cluster.cli import app
-from kvatlas.cluster.commands.options import check_reachable
+from kvatlas.cluster.commands.options import reach
 from kvatlas.index.errors import ClusterError
 
 
@@ -88,10 +88,10 @@ def test_a_ray_that_is_not_there_is_said_at_once(command: list[str]) -> None:
 def test_addresses_of_every_form_are_looked_at(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address in ("auto", "local", "a:b"):
-        check_reachable(address)
+        reach(address)
     else:
         with pytest.raises(ClusterError, match="expected it at"):
-            check_reachable(address)
+            reach(address)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ClusterError, match="expected it at 127"):
-        check_reachable("auto")
+        reach("auto")

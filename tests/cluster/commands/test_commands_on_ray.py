@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +107,22 @@ def test_a_pod_is_added_shown_and_removed(cluster: Path, server: SimulatedServer
     assert done("pods", "remove", "pod-a", *NAME) == "pod-a: removed from commands\n"
     again = kvatlas("pods", "remove", "pod-b", *NAME)
     assert (again.exit_code, "pod-b: expected a pod that was added by hand" in again.stderr) == (2, True)
+
+
+def test_another_process_finds_it_by_its_address(cluster: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    without_mode = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    main = "from kvatlas.cluster.cli import main; main()"
+    finished = subprocess.run(
+        [sys.executable, "-c", main, "status", *NAME, "--address", address, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=without_mode,
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert json.loads(finished.stdout)["cluster"] == "commands"
 
 
 def test_scale_waits_until_the_new_layout_serves(cluster: Path) -> None:

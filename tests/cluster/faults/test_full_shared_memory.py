@@ -27,7 +27,7 @@ def _ray() -> Iterator[None]:
 
 @pytest.fixture
 def fleet() -> Iterator[Fleet]:
-    with fleet_of(2) as fleet:
+    with fleet_of(2, blocks=1 << 18) as fleet:
         fleet.serve(20)
         yield fleet
 
