@@ -10,6 +10,10 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/bench_*.py))
 
+# Processes that tests without Ray run in.
+JOBS ?= 2
+TESTS := --ignore=tests/e2e --ignore=tests/chaos
+
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_VLLM := .venv-vllm
@@ -77,11 +81,13 @@ demo: $(VENV)/.native
 	$(BIN)/kvatlas demo $(DEMO_ARGS)
 
 test: $(VENV)/.native
-	$(call say,All tests but the end-to-end ones)
-	$(PYTEST) --ignore=tests/e2e --ignore=tests/chaos $(PYTEST_ARGS)
+	$(call say,All tests but chaos and the end-to-end ones: those without Ray in $(JOBS) processes)
+	$(PYTEST) $(TESTS) -n $(JOBS) -m 'not ray' $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: PYTEST_ARGS chose none of these
+	$(call say,Tests on a real Ray one after the other: each starts processes of its own)
+	$(PYTEST) $(TESTS) -m ray $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 test-fast: $(VENV)/.native
-	$(PYTEST) --ignore=tests/e2e --ignore=tests/chaos -m 'not slow and not fuzz' $(PYTEST_ARGS)
+	$(PYTEST) $(TESTS) -n $(JOBS) -m 'not slow and not fuzz' $(PYTEST_ARGS)
 
 lint: style types
 

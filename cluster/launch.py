@@ -18,6 +18,7 @@ from kvatlas.actors.directory.ray_yard import RayKeeper, actors_of, resource_opt
 from kvatlas.actors.directory.settings import DirectorySettings
 from kvatlas.actors.orders import NAMESPACE, encode
 from kvatlas.actors.reading.connection import DirectoryCalls
+from kvatlas.actors.shard.table_files import remove_left
 from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.cluster.config.writing import difference
@@ -95,7 +96,10 @@ def down(name: str = "default", *, address: str | None = None) -> None:
     """
     _connect_ray(address, must_run=True)
     calls = DirectoryCalls(name)
+    folder = ""
     if not calls.is_gone():
+        with contextlib.suppress(ClusterError):
+            folder = _config(calls).shards.shared_memory_folder
         # One that does not answer is ended all the same.
         with contextlib.suppress(ClusterError):
             calls.call("prepare_down")
@@ -104,6 +108,7 @@ def down(name: str = "default", *, address: str | None = None) -> None:
             ray.kill(calls.handle(), no_restart=True)
     _owned.pop(name, None)
     end_actors(name)
+    remove_left(folder, name)  # of this node; elsewhere whoever starts there next does
     RayKeeper(name).clear()
 
 

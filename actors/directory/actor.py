@@ -83,6 +83,16 @@ class _DirectoryActor:
                 await asyncio.wait_for(self._news.wait(), max(left_s, self._settings.deadlines.tick_s))
         return self._view(since)
 
+    async def layouts(self, since: int, wait_s: float) -> bytes:
+        """ClusterView as `view`, but as far as it is known, also before it is warm: for subscribers that
+        nobody reads yet. What they load is what it waits for."""
+        deadline_s = time.monotonic() + min(max(wait_s, 0.0), _WAIT_S_MAX)
+        while not self._service.is_warm:
+            if self._service.version != since or time.monotonic() > deadline_s:
+                return self._view(since)
+            await asyncio.sleep(self._settings.deadlines.tick_s)
+        return await self.view(since, deadline_s - time.monotonic())
+
     def _view(self, since: int) -> bytes:
         if self._service.version != self._encoded_version or len(self._encoded) >= _ENCODED_MAX:
             self._encoded.clear()

@@ -328,7 +328,7 @@ class DirectoryService:
         is_filled = building is not None and self.board.is_filled(building)
         if self.layouts.can_commit(is_filled, self.settings.deadlines.reshard_s_max):
             self._commit(is_filled)
-        for old, new in self.sessions.swap(self.board.has_loaded):
+        for old, new in self.sessions.swap(self._has_loaded):
             self.counts["sessions_swapped"] += 1
             self._mark(new)
             self._end_leases([old])
@@ -337,6 +337,12 @@ class DirectoryService:
         if shown != self._shown:
             self._shown = shown
             self._change()
+
+    def _has_loaded(self, session: Session) -> bool:
+        """A directory that was lost may not have heard yet of replicas that readers use."""
+        serving = self.layouts.serving
+        knows_all = self.is_warm or len(serving.replicas) == len(serving.slots)
+        return knows_all and self.board.has_loaded(session)
 
     def _build(self) -> None:
         """Begin the layout that is wanted, where it is not the one that serves or is being built."""

@@ -16,6 +16,7 @@ from kvatlas.actors.link.server import LinkServer
 from kvatlas.actors.orders import ShardAsks, ShardOrders, ShardReport
 from kvatlas.actors.shard.service import ShardService
 from kvatlas.actors.shard.settings import ShardSettings
+from kvatlas.actors.shard.table_files import remove_left
 from kvatlas.index.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -116,6 +117,8 @@ class ShardProcess:
                 return
             _log.info("shard %s ends: %s", self._asks.actor, end.value)
             self.close()
+            # Who follows may be told to go before it opens a table, which would remove them too.
+            remove_left(self._settings.shared_memory_folder, self._cluster)
             (self._breaks if end is _End.SUPERSEDED else self._goes)()
         except BaseException:
             _log.exception("the shard has failed")

@@ -31,11 +31,22 @@ def open_table(folder: str, cluster: str, asks: ShardAsks, incarnation: int, byt
     if not folder:
         return Table(budget_bytes=bytes_max)
     path = os.path.join(folder, f"{prefix}{asks.layout}-{asks.shard}-{asks.replica}-{incarnation}")
+    remove_left(folder, cluster)
     try:
-        removed = remove_dead_tables(folder, prefix)
-        if removed:
-            _log.info("%s: removed %d tables of dead processes", folder, removed)
         return Table(budget_bytes=bytes_max, path=path)
     except TableFileError as error:
         _log.warning("the table is in private memory, readers of this node ask by messages: %s", error)
         return Table(budget_bytes=bytes_max)
+
+
+def remove_left(folder: str, cluster: str) -> None:
+    """Remove what dead processes of this cluster and user have left in a folder; never what is in use."""
+    if not folder:
+        return
+    try:
+        removed = remove_dead_tables(folder, table_prefix(cluster))
+    except TableFileError as error:
+        _log.warning("tables of dead processes stay: %s", error)
+        return
+    if removed:
+        _log.info("%s: removed %d tables of dead processes", folder, removed)

@@ -49,6 +49,9 @@ class RayDesk:
     def view(self, since: int, wait_s: float) -> bytes:
         return self._call("view", wait_s, since, wait_s)
 
+    def layouts(self, since: int, wait_s: float) -> bytes:
+        return self._call("layouts", wait_s, since, wait_s)
+
     def _call(self, method: str, extra_s: float, *arguments: object) -> bytes:
         try:
             handle = self._handle

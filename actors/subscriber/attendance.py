@@ -33,6 +33,10 @@ class Desk(Protocol):
     def enlist(self, asks: bytes) -> bytes: ...
     def report(self, report: bytes) -> bytes: ...
     def view(self, since: int, wait_s: float) -> bytes: ...
+    def layouts(self, since: int, wait_s: float) -> bytes:
+        """A view of what the directory knows so far, which it may still hold back from readers."""
+        ...
+
     @property
     def is_gone(self) -> bool:
         """Its name is not known any more: it will not come back by itself."""
@@ -156,7 +160,9 @@ class Attendance:
         since = 0
         while not self._stopping.is_set():
             try:
-                view = decode(self._desk.view(since, self._settings.view_wait_s), ClusterView)
+                # Nobody reads what is not settled: it need not wait until readers can be told.
+                ask = self._desk.view if service.is_settled else self._desk.layouts
+                view = decode(ask(since, self._settings.view_wait_s), ClusterView)
             except (UnreachableError, DecodeError) as error:
                 _log.info("subscriber %s: no view: %s", self._asks.name, error)
                 self._stopping.wait(_RETRY_S)

@@ -24,7 +24,7 @@ class Delivery(Protocol):
 
 
 class Telling:
-    """Holds a worker's better state back until the blocks behind it have arrived; a worse one is told at once.
+    """Holds a worker's better state back until its blocks have arrived; a worse one is told at once.
 
     Else a reader could be told that a worker is EXACT before it can see the worker's blocks. One thread
     at a time. Invariant: a state told was true of all that had been delivered by then, or is worse.

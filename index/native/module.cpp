@@ -252,6 +252,8 @@ void set_worker(Roster& roster, uint32_t number, nb::sequence groups, const std:
 }  // namespace
 
 NB_MODULE(_native, m) {
+  // Threads that still wait when the interpreter ends hold what they wait for: no leak of a program.
+  nb::set_leak_warnings(false);
   nb::register_exception_translator([](const std::exception_ptr& p, void*) {
     try {
       std::rethrow_exception(p);

@@ -266,6 +266,8 @@ nb::dict claims(Mirror& mirror) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  // Threads that still wait when the interpreter ends hold what they wait for: no leak of a program.
+  nb::set_leak_warnings(false);
   nb::module_::import_("kvatlas.index._native");  // Keyspace, Table and what turns Error into exceptions
   nb::class_<Decoder>(m, "Decoder")
       .def(nb::init<>())

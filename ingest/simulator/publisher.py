@@ -104,15 +104,12 @@ class SimulatedPublisher:
         Raises KvatlasError when it is closed.
         """
         with self._lock:
-            if self._is_cut:
-                self._lost += 1
-                self._sequence += 1
-                self._replay.append(self._sequence - 1, payload)
-                return self._sequence - 1
-            socket = self._opened()
+            socket = None if self._is_cut else self._opened()
             sequence = self._sequence
             self._sequence += 1
-            if self._losing:
+            if socket is None:
+                self._lost += 1
+            elif self._losing:
                 self._losing -= 1
                 self._lost += 1
                 if self._losing_for_good:
@@ -121,7 +118,8 @@ class SimulatedPublisher:
                 socket.send_multipart((self._topic, sequence.to_bytes(8, "big"), payload))
                 self._published += 1
             self._replay.append(sequence, payload)
-            self._count_subscribers(socket)
+            if socket is not None:
+                self._count_subscribers(socket)
             return sequence
 
     def lose(self, batches: int, *, for_good: bool = False) -> None:

@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 from kvatlas.actors.directory.ray_yard import actors_of
 from kvatlas.actors.directory.status import ClusterStatus
 from kvatlas.actors.orders import NAMESPACE
+from kvatlas.actors.shard.table_files import remove_left
 from kvatlas.cluster import launch
 from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ScorersConfig, ShardsConfig, SubscribersConfig
@@ -30,6 +31,7 @@ NAME = "chaos"
 _ASK_S = 2.0
 _GONE_S = 30.0
 _CHECKPOINT_S = 5.0
+_SHARED_MEMORY = "/dev/shm"
 
 
 class Shape(NamedTuple):
@@ -200,8 +202,9 @@ def chaos_cluster(fleets: list[Fleet], shape: Shape) -> Iterator[ChaosCluster]:
     finally:
         ray.shutdown()
         nodes.shutdown()  # type: ignore[no-untyped-call]
+        remove_left(_SHARED_MEMORY, NAME)  # after a failure; else there is nothing
 
 
 def tables_left() -> list[str]:
     """Files of the cluster in shared memory."""
-    return [path.name for path in Path("/dev/shm").iterdir() if f"-{os.getuid()}-{NAME}@" in path.name]
+    return [path.name for path in Path(_SHARED_MEMORY).iterdir() if f"-{os.getuid()}-{NAME}@" in path.name]

@@ -161,7 +161,13 @@ def fleet_of(
 @contextmanager
 def local_ray(num_cpus: int = 8) -> Iterator[None]:
     """A Ray of its own, on this machine, for as long as it lasts."""
-    ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address="local",  # never one that runs already
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.index.errors import ClusterError, InputError
 from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, process_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
 
 ASKING = msgspec.structs.replace(ReaderSettings(), attaches=False, fetch_s_max=10.0)
 

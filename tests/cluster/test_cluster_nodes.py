@@ -21,7 +21,7 @@ from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.index.errors import ClusterError
 from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
 
 UP_S = 90.0
 

@@ -22,7 +22,7 @@ from kvatlas.index.errors import ClusterError, ConfigError, DecodeError, InputEr
 from kvatlas.ingest.discovery.config import DiscoveryLimits
 from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -66,6 +66,7 @@ def test_an_example_says_what_it_promises(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", sorted(ON_RAY))
 def test_an_example_on_ray_says_what_it_promises(name: str) -> None:

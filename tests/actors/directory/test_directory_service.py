@@ -198,6 +198,24 @@ def test_a_directory_that_was_lost_shows_nothing_before_it_has_heard_of_all(rig:
     assert whole(rig.service.view()) == [True, True]
 
 
+def test_a_subscriber_lost_with_the_directory_is_replaced_when_all_shards_are_known_and_loaded(
+    rig: DirectoryRig,
+) -> None:
+    shards = rig.shards()
+    rig.follow("a")
+    old = Process(rig, "0")
+    old.report(part_of("a"), loaded=incarnations(shards))
+    rig.lose_directory()
+    new = Process(rig, "0")
+    known, unknown = shards
+    known.report()
+    new.report(part_of("a"), loaded=(known.incarnation,))
+    assert rig.service.view().sessions == (old.session,) and not rig.service.is_warm
+    unknown.report()
+    new.report(loaded=incarnations(shards))
+    assert rig.service.view().sessions == (new.session,) and rig.service.is_warm
+
+
 def test_a_directory_that_hears_nothing_shows_what_there_is_after_a_while(rig: DirectoryRig) -> None:
     rig.shards()
     rig.lose_directory()

@@ -16,7 +16,7 @@ from kvatlas.index.errors import ConfigError
 from tests.actors.link.link_contract import SETTINGS, LinkContract
 from tests.actors.link.link_peers import WAIT_S, Echo, ask_until_answered, error_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 class EchoActor(Echo):
@@ -28,7 +28,7 @@ class EchoActor(Echo):
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, namespace=NAMESPACE)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, namespace=NAMESPACE)
     yield
     ray.shutdown()
 

@@ -23,7 +23,7 @@ from tests.actors.link.link_peers import WAIT_S, ask_until_answered, new_keys, w
 from tests.actors.shard.shard_rig import adds, array
 from tests.models.table import delta
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 NAME = "c/shard/1-2-0"
 
 
@@ -59,7 +59,7 @@ class Registry:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, namespace=NAMESPACE)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, namespace=NAMESPACE)
     yield
     ray.shutdown()
 

@@ -115,6 +115,22 @@ def test_unwanted_from_the_start_it_goes_at_once(program: ShardProgram) -> None:
     assert program.question()[0] == "goes"
 
 
+def test_unwanted_from_the_start_it_removes_what_its_predecessor_has_left(
+    program: ShardProgram, shard_settings: ShardSettings, keys: LinkKeys, tmp_path: Path
+) -> None:
+    enlisted(program, keys)
+    program.kill()
+    assert list(tmp_path.iterdir())
+    successor = ShardProgram(shard_settings)
+    try:
+        successor.question()
+        successor.answer(ShardOrders(goes=True))
+        assert successor.question()[0] == "goes"
+        assert not list(tmp_path.iterdir())
+    finally:
+        successor.kill()
+
+
 def test_without_keys_for_its_socket_it_breaks(program: ShardProgram) -> None:
     program.question()
     program.answer(ShardOrders(incarnation=7))

@@ -44,6 +44,7 @@ class Desk:
         self.reports: list[SubscriberReport] = []
         self.enlisted: list[SubscriberAsks] = []
         self.asked_since: list[int] = []
+        self.asked: list[str] = []
 
     def enlist(self, asks: bytes) -> bytes:
         self._reach()
@@ -56,6 +57,14 @@ class Desk:
         return encode(self.orders)
 
     def view(self, since: int, wait_s: float) -> bytes:
+        self.asked.append("view")
+        return self._told(since, wait_s)
+
+    def layouts(self, since: int, wait_s: float) -> bytes:
+        self.asked.append("layouts")
+        return self._told(since, wait_s)
+
+    def _told(self, since: int, wait_s: float) -> bytes:
         self._reach()
         self.asked_since.append(since)
         if self.view_now.version == since:
@@ -157,6 +166,16 @@ def test_view_is_followed_and_asked_for_by_its_version(desk: Desk, running: Runn
     service = running.services[0]
     wait_until(lambda: service.outbox.statistics().counts.get("unanswered", 0) > 1)
     assert service.failure is None
+
+
+def test_layouts_are_asked_for_until_it_has_settled_and_views_afterwards(
+    desk: Desk, running: Running
+) -> None:
+    wait_until(lambda: "view" in desk.asked)
+    assert desk.asked[0] == "layouts" and running.services[0].is_settled
+    asked = len(desk.asked)
+    wait_until(lambda: len(desk.asked) > asked + 2)
+    assert set(desk.asked[asked:]) == {"view"}
 
 
 def test_subscriber_that_is_dismissed_ends_for_good(desk: Desk, running: Running) -> None:

@@ -20,7 +20,7 @@ from kvatlas.cluster.config.actors_config import ShardsConfig, SubscribersConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from tests.cluster.living_fleet import Fleet, fleet_of, local_ray, process_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
 
 ACTOR = "kept/subscriber/0"
 UP_S = 60.0

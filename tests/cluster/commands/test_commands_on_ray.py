@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from kvatlas.cluster.cli import app
 from kvatlas.ingest.simulator.server import SimulatedServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
 MODEL = "some/model"
 PROMPT = list(range(1000, 1100))
 NAME = ("--name", "commands")

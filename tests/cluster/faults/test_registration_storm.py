@@ -28,7 +28,7 @@ from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from tests.cluster.asker import Asker
 from tests.cluster.living_fleet import Fleet, fleet_of, local_ray, process_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(400)]
 
 STORM = 10_000
 _MORE_BYTES_MAX = 600 << 20

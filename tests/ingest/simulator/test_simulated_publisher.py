@@ -219,6 +219,32 @@ def test_restart_that_keeps_its_sockets_is_seen_as_a_sequence_that_runs_backward
     assert [received(subscriber)[1] for _ in range(3)] == [number(0), number(1), number(0)]
 
 
+def test_what_is_published_while_it_is_cut_off_can_only_be_replayed(
+    peers: Peers, publisher: SimulatedPublisher
+) -> None:
+    endpoints = publisher.endpoint, publisher.replay_endpoint
+    assert publisher.publish(b"a") == 0
+    publisher.cut()
+    assert publisher.publish(b"b") == 1
+    publisher.mend()
+    publisher.mend()  # twice is fine
+    assert (publisher.endpoint, publisher.replay_endpoint) == endpoints
+    subscriber = peers.subscribed(publisher)
+    assert publisher.publish(b"c") == 2
+    assert received(subscriber) == [TOPIC, number(2), b"c"]
+    assert [reply[3] for reply in replay(peers.dealer(publisher), 0)] == [b"a", b"b", b"c"]
+    assert publisher.statistics().lost == 1
+
+
+def test_a_restart_ends_being_cut_off(peers: Peers, publisher: SimulatedPublisher) -> None:
+    publisher.cut()
+    publisher.publish(b"a")
+    publisher.restart()
+    subscriber = peers.subscribed(publisher)
+    assert publisher.publish(b"b") == 0
+    assert received(subscriber) == [TOPIC, bytes(8), b"b"]
+
+
 def test_publishing_from_several_threads_numbers_every_batch_once(
     peers: Peers, publisher: SimulatedPublisher
 ) -> None:
