@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import ray
 from ray.cluster_utils import Cluster
+from ray.exceptions import RayError
 
 from kvatlas.actors.directory.ray_yard import actors_of
 from kvatlas.actors.directory.status import ClusterStatus
@@ -69,7 +70,7 @@ class ChaosCluster:
         """Process ids of the actors by name, without the cluster's; 0: does not answer."""
         calls: dict[str, Any] = {}
         for name in actors_of(NAME):
-            with suppress(ValueError, ray.exceptions.RayError):
+            with suppress(ValueError, RayError):
                 actor = ray.get_actor(name, namespace=NAMESPACE)
                 calls[name.removeprefix(f"{NAME}/")] = actor.__ray_call__.remote(lambda _: os.getpid())
         if not calls:
@@ -156,7 +157,7 @@ def _unsettled(status: ClusterStatus) -> list[str]:
 def _answer(call: Any) -> int:
     try:
         return int(ray.get(call))
-    except ray.exceptions.RayError:
+    except RayError:
         return 0
 
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import ray
+from ray.exceptions import RayError
 
 from kvatlas.index.errors import KvatlasError
+from kvatlas.index.scores import Scores
 from tests.chaos.chaos_cluster import ChaosCluster
 from tests.chaos.contents import content_differences
 from tests.chaos.faults import Faults
@@ -123,8 +125,8 @@ class Rounds:
         client, growing = self._chaos.client, self._traffic.growing
         prompt = growing.prompts[-1]
         try:
-            said = ray.get(client.scorer(0).score.remote(prompt, model=growing.model), timeout=5.0)
-        except (ray.exceptions.RayError, KvatlasError):
+            said: Scores = ray.get(client.scorer(0).score.remote(prompt, model=growing.model), timeout=5.0)
+        except (RayError, KvatlasError):
             return False
         return said.is_whole and dict(said) == dict(client.score(prompt, model=growing.model))
 

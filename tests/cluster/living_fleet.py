@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import GetTimeoutError, RayError
 
 from kvatlas.actors.orders import NAMESPACE
 from kvatlas.cluster.client import Client
@@ -143,7 +144,7 @@ def process_of(name: str) -> int:
         actor = ray.get_actor(name, namespace=NAMESPACE)
         # Any class: the function runs in the actor's process.
         return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=1.0))
-    except (ValueError, ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+    except (ValueError, RayError, GetTimeoutError):
         return 0
 
 
