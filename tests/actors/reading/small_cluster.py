@@ -19,11 +19,13 @@ from kvatlas.actors.reading.settings import ReaderSettings
 from kvatlas.actors.shard.service import ShardService
 from kvatlas.actors.shard.settings import ShardSettings
 from kvatlas.index._native import route
+from kvatlas.index.scores import Scores
 from kvatlas.ingest.config import AtlasConfig
 from kvatlas.ingest.fleet_mirror import FleetMirror
 from kvatlas.ingest.numbering import CountedNumbers
 from kvatlas.ingest.outlet import GatheringOutlet
 from tests.actors.link.link_peers import new_keys
+from tests.ingest.plain_batches import batch, stored
 
 HERE, ELSEWHERE = "node-here", "node-elsewhere"
 SEED = "seed"
@@ -223,3 +225,26 @@ class SmallCluster:
         for shard in self.shards:
             shard.close()
         self.mirror.close()
+
+
+PROMPT = list(range(16 * 500))
+BLOCKS = 499.0
+"""Of the prompt: its last one is computed again."""
+
+
+def holding_prompt(folder: Path) -> SmallCluster:
+    """Two shards that hold a part each of `PROMPT`, on pod a of model m."""
+    made = SmallCluster(2, folder)
+    made.mirror.ingest(b"kv@a@m", 0, batch(stored(list(range(1, 501)), PROMPT)))
+    made.feed()
+    return made
+
+
+def ask(reader: ClusterReader) -> Scores:
+    """For `PROMPT`."""
+    return reader.score(PROMPT, model="m")
+
+
+def how(reader: ClusterReader) -> list[str]:
+    """How each shard is read."""
+    return [shard.how for shard in reader.status().shards]

@@ -14,14 +14,19 @@ from kvatlas.actors.link.link import LinkSettings
 from kvatlas.actors.link.messages import Kind, decode_message
 from kvatlas.actors.link.server import LinkServer
 from kvatlas.actors.orders import Layout
-from kvatlas.actors.reading.cluster_reader import ClusterReader
-from kvatlas.index.scores import Scores
 from tests.actors.link.link_peers import wait_until
-from tests.actors.reading.small_cluster import ELSEWHERE, HERE, KEYS, ShardAtHand, SmallCluster
-from tests.ingest.plain_batches import batch, stored
+from tests.actors.reading.small_cluster import (
+    BLOCKS,
+    ELSEWHERE,
+    HERE,
+    KEYS,
+    ShardAtHand,
+    SmallCluster,
+    ask,
+    holding_prompt,
+    how,
+)
 
-PROMPT = list(range(16 * 500))
-BLOCKS = 499.0
 VERSION_AT = 8
 """Of the control page: magic first, then the format's version as u32."""
 WIRE_VERSION_AT = 4
@@ -29,19 +34,9 @@ WIRE_VERSION_AT = 4
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    made = SmallCluster(2, tmp_path)
-    made.mirror.ingest(b"kv@a@m", 0, batch(stored(list(range(1, 501)), PROMPT)))
-    made.feed()
+    made = holding_prompt(tmp_path)
     yield made
     made.close()
-
-
-def ask(reader: ClusterReader) -> Scores:
-    return reader.score(PROMPT, model="m")
-
-
-def how(reader: ClusterReader) -> list[str]:
-    return [shard.how for shard in reader.status().shards]
 
 
 def of_other_format(shard: ShardAtHand) -> None:

@@ -10,35 +10,31 @@ import pytest
 
 from kvatlas.actors.link.server import LinkServer
 from kvatlas.actors.orders import Layout, Replica
-from kvatlas.actors.reading.cluster_reader import ClusterReader
 from kvatlas.actors.reading.settings import ReaderSettings
 from kvatlas.index._native import route
-from kvatlas.index.scores import Scores
 from tests.actors.link.link_peers import wait_until
 from tests.actors.reading.shard_process import TableProcess
-from tests.actors.reading.small_cluster import ELSEWHERE, HERE, KEYS, ShardAtHand, SmallCluster
-from tests.ingest.plain_batches import batch, stored
+from tests.actors.reading.small_cluster import (
+    BLOCKS,
+    ELSEWHERE,
+    HERE,
+    KEYS,
+    PROMPT,
+    ShardAtHand,
+    SmallCluster,
+    ask,
+    holding_prompt,
+    how,
+)
 
-PROMPT = list(range(16 * 500))
 HURRIED = ReaderSettings(fetch_s_max=1.0, view_wait_s=0.05, table_age_s_max=1.0)
-BLOCKS = 499.0
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    made = SmallCluster(2, tmp_path)
-    made.mirror.ingest(b"kv@a@m", 0, batch(stored(list(range(1, 501)), PROMPT)))
-    made.feed()
+    made = holding_prompt(tmp_path)
     yield made
     made.close()
-
-
-def ask(reader: ClusterReader) -> Scores:
-    return reader.score(PROMPT, model="m")
-
-
-def how(reader: ClusterReader) -> list[str]:
-    return [shard.how for shard in reader.status().shards]
 
 
 def test_a_shard_that_is_closed_counts_as_empty_until_another_takes_its_place(cluster: SmallCluster) -> None:
