@@ -10,7 +10,9 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "index/native/error.hpp"
 #include "index/native/generation.hpp"
@@ -56,31 +58,41 @@ uint64_t boottime_ns() {
 }
 
 ControlLock::ControlLock(const std::string& path) {
-  constexpr int kTries = 8;  // a file may be removed between being opened and being locked
-  for (int i = 0; i < kTries; ++i)
-    if (try_lock(path)) return;
-  throw refuse(path, "another process makes and removes this table all the time");
+  // A writer holds the lock for its life, whoever looks for dead tables only for a moment.
+  constexpr std::chrono::milliseconds kWait(300), kPause(1);
+  const auto deadline = std::chrono::steady_clock::now() + kWait;
+  for (;;) {
+    const Attempt attempt = try_lock(path);
+    if (attempt == Attempt::locked) return;
+    if (std::chrono::steady_clock::now() >= deadline)
+      throw refuse(path, attempt == Attempt::held ? "another live process writes this table"
+                                                  : "another process makes and removes this table all the time");
+    if (attempt == Attempt::held) std::this_thread::sleep_for(kPause);
+  }
 }
 
 ControlLock::~ControlLock() {
   if (fd_ >= 0) ::close(fd_);
 }
 
-bool ControlLock::try_lock(const std::string& path) {
+ControlLock::Attempt ControlLock::try_lock(const std::string& path) {
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd_ < 0) throw refuse(path, std::string("cannot open the control file: ") + std::strerror(errno));
+  Attempt attempt = Attempt::held;
   try {
     check_owner(fd_, path);
-    if (flock(fd_, LOCK_EX | LOCK_NB) != 0) throw refuse(path, "another live process writes this table");
+    if (flock(fd_, LOCK_EX | LOCK_NB) == 0) attempt = Attempt::removed;
   } catch (...) {
     ::close(fd_);
     throw;
   }
   struct stat locked {}, named {};
-  if (fstat(fd_, &locked) == 0 && lstat(path.c_str(), &named) == 0 && locked.st_ino == named.st_ino && locked.st_dev == named.st_dev) return true;
+  if (attempt != Attempt::held && fstat(fd_, &locked) == 0 && lstat(path.c_str(), &named) == 0 && locked.st_ino == named.st_ino &&
+      locked.st_dev == named.st_dev)
+    return Attempt::locked;
   ::close(fd_);
   fd_ = -1;
-  return false;
+  return attempt;
 }
 
 uint64_t ControlLock::bytes() const {

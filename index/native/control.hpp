@@ -32,7 +32,8 @@ uint64_t boottime_ns();
 // and nobody else writes or removes the table.
 class ControlLock {
  public:
-  // Throws Error{table_file}: cannot be opened, another user's, or another live process has it.
+  // Waits 0.3 s at most for whoever looks for dead tables. Throws Error{table_file}: cannot be opened,
+  // another user's, or another live process has it.
   explicit ControlLock(const std::string& path);
   ControlLock(const ControlLock&) = delete;
   ~ControlLock();
@@ -41,7 +42,8 @@ class ControlLock {
   uint64_t bytes() const;  // of the file; 0: it is new
 
  private:
-  bool try_lock(const std::string& path);  // false: the file was removed meanwhile
+  enum class Attempt { locked, held, removed };  // removed: between being opened and being locked
+  Attempt try_lock(const std::string& path);
 
   int fd_ = -1;
 };
