@@ -89,7 +89,7 @@ def test_ten_thousand_pods_in_a_list_are_bounded_and_answers_go_on(
         listed.write_text("[]")
         wait_until(lambda: len(followed(client)) == 2, 120, lambda: len(followed(client)))
         fleet.wait_agreed(client)
-    assert asker.wrong == [] and asker.pause_s_max < 5.0 and asker.answers
+    assert asker.wrong == [] and asker.pause_s_max < 10.0 and asker.answers
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "\0", "p" * 100_000, "\u202egnp"])
