@@ -191,6 +191,7 @@ class _DirectoryActor:
                     self._follow_pods()
             except Exception:  # a clock that stops would be worse than whatever this is
                 _log.exception("the directory's tick failed, and is tried again")
+                self._service.counts["ticks_failed"] += 1
             if self._service.version != self._told and self._service.is_warm:
                 self._told = self._service.version
                 self._news.set()
@@ -214,6 +215,7 @@ class _DirectoryActor:
                 await asyncio.to_thread(self._supervision.step, wanted, at_s)
             except Exception:  # whatever Ray raises: the next step tries again
                 _log.exception("supervision failed, and is tried again")
+                self._service.counts["supervisions_failed"] += 1
 
 
 DirectoryActor = ray.remote(_DirectoryActor)

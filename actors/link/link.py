@@ -75,8 +75,12 @@ class ShardLink(Protocol):
         """
         ...
 
-    def statistics(self) -> LinkStatistics: ...
-
     def close(self) -> None:
         """Requests that wait fail. Twice is fine."""
         ...
+
+
+class CountedLink(ShardLink, Protocol):
+    """One that says what has gone over it."""
+
+    def statistics(self) -> LinkStatistics: ...

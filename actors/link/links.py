@@ -5,7 +5,7 @@ from __future__ import annotations
 import ray
 
 from kvatlas.actors.link.client import SocketLinks
-from kvatlas.actors.link.link import LinkSettings, ShardLink
+from kvatlas.actors.link.link import CountedLink, LinkSettings
 from kvatlas.actors.link.ray_link import RayLink
 from kvatlas.actors.orders import NAMESPACE, LinkKeys, Replica
 from kvatlas.index.errors import ConfigError
@@ -19,7 +19,7 @@ class Links:
         self._settings = settings or LinkSettings()
         self._sockets = None if keys is None else SocketLinks(keys, self._settings)
 
-    def open(self, replica: Replica) -> ShardLink:
+    def open(self, replica: Replica) -> CountedLink:
         """Raises ConfigError when its endpoint is none, or keys for it are missing."""
         if not replica.endpoint:
             return RayLink(

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from kvatlas.actors.link.link import LinkSettings, ShardLink
+from kvatlas.actors.link.link import CountedLink, LinkSettings
 from tests.actors.link.link_peers import WAIT_S, error_of, wait_until
 
 SETTINGS = LinkSettings(in_flight_max=4, message_bytes_max=1 << 20, queue_max=4)
@@ -15,7 +15,7 @@ SETTINGS = LinkSettings(in_flight_max=4, message_bytes_max=1 << 20, queue_max=4)
 class LinkContract:
     """Tests of a link to an `Echo`; `link` and `let_go` are fixtures of the class that inherits."""
 
-    def test_each_of_many_threads_gets_its_own_answers(self, link: ShardLink) -> None:
+    def test_each_of_many_threads_gets_its_own_answers(self, link: CountedLink) -> None:
         def ask(seed: int) -> None:
             chance = random.Random(seed)
             for _ in range(20):
@@ -28,7 +28,7 @@ class LinkContract:
         assert (seen.asked, seen.answered, seen.failed, seen.in_flight) == (80, 80, 0, 0)
 
     def test_a_late_answer_is_counted_and_taken_for_no_other(
-        self, link: ShardLink, let_go: Callable[[], None]
+        self, link: CountedLink, let_go: Callable[[], None]
     ) -> None:
         assert link.request(b"x", WAIT_S).result(WAIT_S) == b"x"
         late = link.request(b"hold", 0.05)
@@ -39,7 +39,7 @@ class LinkContract:
         assert "no answer in time" in link.statistics().said
 
     def test_more_requests_than_may_be_in_flight_fail_at_once(
-        self, link: ShardLink, let_go: Callable[[], None]
+        self, link: CountedLink, let_go: Callable[[], None]
     ) -> None:
         held = [link.request(b"hold%d" % number, WAIT_S) for number in range(SETTINGS.in_flight_max)]
         assert "expected at most 4 requests in flight" in error_of(link.request(b"x", WAIT_S))
@@ -47,14 +47,14 @@ class LinkContract:
         assert [one.result(WAIT_S) for one in held] == [b"hold0", b"hold1", b"hold2", b"hold3"]
         assert link.request(b"x", WAIT_S).result(WAIT_S) == b"x"
 
-    def test_a_frame_beyond_the_limit_is_not_sent(self, link: ShardLink) -> None:
+    def test_a_frame_beyond_the_limit_is_not_sent(self, link: CountedLink) -> None:
         frame = bytes(SETTINGS.message_bytes_max + 1)
         assert "expected a frame of at most 1048576 bytes, got 1048577" in error_of(
             link.request(frame, WAIT_S)
         )
 
     def test_closing_fails_what_waits_and_what_comes_later(
-        self, link: ShardLink, let_go: Callable[[], None]
+        self, link: CountedLink, let_go: Callable[[], None]
     ) -> None:
         held = link.request(b"hold", WAIT_S)
         link.close()
@@ -63,7 +63,7 @@ class LinkContract:
         assert "expected a link that is open" in error_of(link.request(b"x", WAIT_S))
         let_go()
 
-    def test_callbacks_are_called(self, link: ShardLink) -> None:
+    def test_callbacks_are_called(self, link: CountedLink) -> None:
         said: Future[bytes] = Future()
         link.request(b"x", WAIT_S).add_done_callback(lambda done: said.set_result(done.result()))
         assert said.result(WAIT_S) == b"x"

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kvatlas.actors.link.link import LinkError, LinkStatistics
+from kvatlas.actors.link.link import LinkError
 from kvatlas.actors.link.messages import Kind, content, decode_message, keys_of, refused
 from kvatlas.actors.reading.fetcher import Fetcher, fetch_from
 from kvatlas.actors.reading.settings import ReaderSettings
@@ -45,9 +45,6 @@ class HeldLink:
         """Of the question that waits."""
         ((frame, _),) = self.asked
         return [int(key) for key in keys_of(decode_message(frame))]
-
-    def statistics(self) -> LinkStatistics:
-        raise NotImplementedError
 
     def close(self) -> None:
         self.is_closed = True

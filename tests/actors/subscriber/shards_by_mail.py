@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kvatlas.actors.link.link import LinkError, LinkStatistics
+from kvatlas.actors.link.link import LinkError
 from kvatlas.actors.orders import Layout, Replica, ShardAsks
 from kvatlas.actors.shard.service import ShardService
 from kvatlas.actors.shard.settings import ShardSettings
@@ -41,9 +41,6 @@ class MailLink:
         letter = Letter(self._incarnation, frame)
         self._post.letters.append(letter)
         return letter.answer
-
-    def statistics(self) -> LinkStatistics:
-        raise NotImplementedError
 
     def close(self) -> None:
         for letter in self._post.letters:
