@@ -6,7 +6,6 @@ tokens touches at most four shards however many there are. Answers are the same 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,11 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvatlas.index._native import Index, Roster, Source, Table
+from kvatlas.index.deltas import clear_lanes
 from kvatlas.index.errors import InputError
-
-_CLEAR_LANE = 3
-"""The op of a delta record (native/delta.hpp)."""
-
 
 Strategy = Literal["reusable", "longest_prefix"]
 """What a match counts: the blocks that the worker's engine would not compute again (docs/indexer.md,
@@ -89,8 +85,7 @@ class ShardedIndex:
 
     def clear_lane(self, lane: int) -> None:
         """Empty a lane in every table: one record `clear_lane`, one store each."""
-        record = struct.pack("<BBHIIIQ", _CLEAR_LANE, 0, 0, 0, lane, 0, 0)
-        self.apply([record] * len(self.tables))
+        self.apply([clear_lanes([lane])] * len(self.tables))
 
     def shard_of(self, segment_key: int) -> int:
         """The shard of the segment that begins with this key."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from kvatlas.index.deltas import clear_lanes
 from kvatlas.index.groups import Group
 from kvatlas.index.shards import ShardedIndex
 from kvatlas.ingest._native import DeltaLog, Mirror
 from kvatlas.ingest.config import PodConfig
-
-_CLEAR_LANE = 3
-"""The op of a delta record (index/native/delta.hpp)."""
 
 
 class Outlet(Protocol):
@@ -118,7 +115,7 @@ class GatheringOutlet:
         self.changed.set()
 
     def clear_lane(self, lane: int) -> None:
-        self.apply([struct.pack("<BBHIIIQ", _CLEAR_LANE, 0, 0, 0, lane, 0, 0)])
+        self.apply([clear_lanes([lane])])
 
     def tell(self, worker: int, groups: Sequence[Group], stores: Sequence[int], config: PodConfig) -> None:
         self.changed.set()  # it is read from the fleet itself

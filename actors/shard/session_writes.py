@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from kvatlas.actors.link import messages
 from kvatlas.actors.link.messages import Message
 from kvatlas.actors.shard.sessions import Session, Sessions
 from kvatlas.index._native import Table, lanes_of
+from kvatlas.index.deltas import clear_lanes
 from kvatlas.index.errors import InputError
 
-_CLEAR_LANE = struct.Struct("<BBHIIIQ")
-_CLEAR_OP = 3  # native/delta.hpp
 _LANES_MAX = 65_535
 
 
@@ -114,9 +112,7 @@ class SessionWrites:
 
     def _clear(self, lanes: Collection[int]) -> None:
         if lanes:
-            self._table.apply(
-                b"".join(_CLEAR_LANE.pack(_CLEAR_OP, 0, 0, 0, lane, 0, 0) for lane in sorted(lanes))
-            )
+            self._table.apply(clear_lanes(sorted(lanes)))
 
     def _repeat(self, asked: Message, session: Session) -> bytes:
         self._count("repeats")

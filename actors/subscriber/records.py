@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 
-_HEAD = struct.Struct("<BBHIIIQ")
+from kvatlas.index.deltas import RECORD_HEAD
+
 _COUNT_AT = 4
 _COUNT = struct.Struct("<I")
 
@@ -17,7 +18,7 @@ def split_records(records: bytes, bytes_max: int) -> list[bytes]:
     begin = at = 0
     while at < len(records):
         (count,) = _COUNT.unpack_from(records, at + _COUNT_AT)
-        end = at + _HEAD.size + 8 * count
+        end = at + RECORD_HEAD.size + 8 * count
         if end - begin > bytes_max and at > begin:
             pieces.append(records[begin:at])
             begin = at

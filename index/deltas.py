@@ -1,0 +1,15 @@
+"""Delta records as Python writes and cuts them; native code makes the others (native/delta.hpp)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+RECORD_HEAD = struct.Struct("<BBHIIIQ")
+"""Op, tier bits, 0, count of keys, lane, 0, segment key; the keys follow, 8 bytes each."""
+_CLEAR_LANE = 3
+
+
+def clear_lanes(lanes: Iterable[int]) -> bytes:
+    """One record a lane: nothing is held by it any more."""
+    return b"".join(RECORD_HEAD.pack(_CLEAR_LANE, 0, 0, 0, lane, 0, 0) for lane in lanes)
