@@ -17,7 +17,8 @@ TESTS := --ignore=tests/e2e --ignore=tests/chaos
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_VLLM := .venv-vllm
-NATIVE := CMakeLists.txt $(wildcard index/native/*.cpp index/native/*.hpp ingest/native/*.cpp ingest/native/*.hpp)
+NATIVE := CMakeLists.txt $(wildcard index/native/*.cpp index/native/*.hpp ingest/native/*.cpp ingest/native/*.hpp \
+          tokenize/native/*.cpp tokenize/native/*.hpp)
 # In CI a warning of the compiler is an error; elsewhere another compiler may know other warnings.
 NATIVE_FLAGS := $(if $(CI),-C cmake.define.KVATLAS_WERROR=ON)
 PYTEST := $(BIN)/python -m pytest
@@ -119,9 +120,10 @@ sanitize: sanitize-address sanitize-thread
 # The address sanitizer has nothing to find where there is no native code: it leaves out sockets and recordings.
 WITHOUT_NATIVE := recording discovery sockets/test_curve.py sockets/test_replay_client.py sockets/test_sources.py \
                   sockets/test_subscriber_faults.py sockets/test_subscriber_replay.py stream/test_faults_over_sockets.py
-SANITIZED_address := tests/index tests/ingest $(WITHOUT_NATIVE:%=--ignore=tests/ingest/%)
+SANITIZED_address := tests/index tests/ingest tests/tokenize/native $(WITHOUT_NATIVE:%=--ignore=tests/ingest/%)
 SANITIZED_thread := tests/index/test_threads.py tests/index/test_table.py tests/index/test_match.py \
-                    tests/ingest/test_atlas.py tests/ingest/test_gathering.py tests/ingest/sockets/test_subscriber.py
+                    tests/ingest/test_atlas.py tests/ingest/test_gathering.py tests/ingest/sockets/test_subscriber.py \
+                    tests/tokenize/native/test_threads.py
 
 sanitize-address sanitize-thread: sanitize-%: $(VENV)/.requirements
 	$(call say,Native tests under the $* sanitizer)

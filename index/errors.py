@@ -2,11 +2,15 @@
 
     KvatlasError
     ├── InputError (also ValueError)      an argument of the caller
-    │   └── DecodeError                   a payload that is not an event batch at all
+    │   ├── DecodeError                   a payload that is not an event batch at all
+    │   └── TemplateError                 a chat template refused the chat, or was stopped
     ├── ConfigError (also ValueError)     a value of a configuration
     ├── CheckpointError                   a checkpoint: torn, foreign, of another version, cut short
     ├── ClusterError                      a cluster: no such name, not ready, does not answer
     ├── RecordingError                    a recording: no such file, foreign, torn, disk full
+    ├── OverloadedError                   a bounded queue is full: ask again later, or elsewhere
+    ├── TokenizerError                    a tokenizer: cannot be found, read, used or asked
+    │   └── UnsupportedModelError         nobody here can compute this model's token ids: ask its pod
     ├── LinkError                         no answer from a shard: too slow, broken, nobody there (actors/link)
     └── TableFileError                    a shared-memory table: missing, foreign, no room, closed
         └── StaleTableError               its writer is gone or silent for too long
@@ -29,6 +33,10 @@ class DecodeError(InputError):
     """A payload is not an event batch: not even its frame could be read."""
 
 
+class TemplateError(InputError):
+    """A chat template refused the chat, failed on it, or was stopped at a limit."""
+
+
 class ConfigError(KvatlasError, ValueError):
     """A configuration value is unknown or out of range; the message starts with its path."""
 
@@ -39,6 +47,18 @@ class CheckpointError(KvatlasError):
 
 class ClusterError(KvatlasError):
     """A cluster cannot be found, is not ready, or does not answer."""
+
+
+class OverloadedError(KvatlasError):
+    """A bounded queue is full; nothing was begun. Ask again later, or elsewhere."""
+
+
+class TokenizerError(KvatlasError):
+    """A tokenizer cannot be found, read, used or asked."""
+
+
+class UnsupportedModelError(TokenizerError):
+    """Nobody here can compute the token ids of this model as its server does; its pod can be asked."""
 
 
 class RecordingError(KvatlasError):

@@ -1,16 +1,80 @@
-"""Prompts as callers give them: how many tokens, and many in one buffer."""
+"""Prompts as callers give them: token ids, a text or a chat; how many tokens; many in one buffer."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from kvatlas.index.errors import InputError
-from kvatlas.index.keys import TokenIds
+from kvatlas.index.keys import Feature, TokenIds
+
+
+class ChatLike(Protocol):
+    """A chat with all that its request says, such as `kvatlas.Chat`."""
+
+    @property
+    def messages(self) -> Sequence[Mapping[str, Any]]: ...
+
+
+Messages = Sequence[Mapping[str, Any]] | ChatLike
+"""A chat: its messages alone, or with tools, template arguments and the like."""
+
+
+class Tokenized(Protocol):
+    """A prompt as its model server would see it."""
+
+    @property
+    def token_ids(self) -> npt.NDArray[np.uint32]: ...
+    @property
+    def features(self) -> Sequence[Feature]: ...
+
+
+class Tokenizing(Protocol):
+    """Turns texts and chats into token ids, such as `kvatlas.Tokenizers`."""
+
+    def tokenize(
+        self, model: str, *, prompt: str | None = None, messages: Messages | None = None
+    ) -> Tokenized: ...
+
+
+def ids_of(
+    tokenizers: Tokenizing | None,
+    model: str,
+    token_ids: TokenIds | None,
+    prompt: str | None,
+    messages: Messages | None,
+    features: Iterable[Feature] | None,
+) -> tuple[TokenIds, Iterable[Feature] | None]:
+    """The ids of a prompt however it was given, with its multimodal items: the caller's, where given.
+
+    Raises InputError unless exactly one of `token_ids`, `prompt`, `messages` is given, and where a text
+    comes and there are no tokenizers.
+    """
+    given = check_one(token_ids, prompt, messages)
+    if token_ids is not None:
+        return token_ids, features
+    if tokenizers is None:
+        raise InputError(
+            f"{given}: expected token_ids, or tokenizers to make them with "
+            "(`Atlas(config, tokenizers=kvatlas.Tokenizers(...))`)"
+        )
+    tokenized = tokenizers.tokenize(model, prompt=prompt, messages=messages)
+    return tokenized.token_ids, tokenized.features if features is None else features
+
+
+def check_one(token_ids: TokenIds | None, prompt: str | None, messages: Messages | None) -> str:
+    """The name of the one that is given. Raises InputError when none is, or several are."""
+    asked = {"token_ids": token_ids, "prompt": prompt, "messages": messages}
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) != 1:
+        raise InputError(
+            f"expected one of token_ids, prompt and messages, got {' and '.join(given) or 'none'}"
+        )
+    return given[0]
 
 
 def count_tokens(token_ids: TokenIds) -> int:
