@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kvatlas import Atlas, AtlasConfig, block_keys
+from kvatlas import Atlas, AtlasConfig, Tokenizers, block_keys
 from kvatlas.index.scores import TIERS
 from kvatlas.ingest.atlas_statistics import WorkerStatistics
 from kvatlas.ingest.sockets.source_config import SourceConfig
@@ -45,8 +45,8 @@ class Turn:
 class Observer:
     """An atlas that listens to some servers, from now on and to what they still know. A context manager."""
 
-    def __init__(self, *servers: VllmServer) -> None:
-        self.atlas = Atlas(AtlasConfig(hash_seed=_HASH_SEED))
+    def __init__(self, *servers: VllmServer, tokenizers: Tokenizers | None = None) -> None:
+        self.atlas = Atlas(AtlasConfig(hash_seed=_HASH_SEED), tokenizers=tokenizers)
         self.subscriber = Subscriber(
             self.atlas,
             [

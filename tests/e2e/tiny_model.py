@@ -1,12 +1,15 @@
 """Write a tiny model with random weights: `python tiny_model.py FOLDER plain|windowed`.
 
-It runs by the model server's own Python. The weights are drawn wide: with narrow ones the output
-hardly depends on the KV cache, and a server that reused a wrong block would still answer the same.
+A tokenizer that lies in the folder already stays, and the model has a vocabulary for it. It runs by
+the model server's own Python. The weights are drawn wide: with narrow ones the output hardly depends on
+the KV cache, and a server that reused a wrong block would still answer the same.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 VOCABULARY = 2048
@@ -14,7 +17,6 @@ WINDOW_TOKENS = 128
 WEIGHT_DEVIATION = 0.25
 
 _SHAPE: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_attention_heads": 2,
@@ -39,12 +41,19 @@ def write_tokenizer(folder: str) -> None:
     ).save_pretrained(folder)
 
 
-def write_model(folder: str, kind: str) -> None:
-    """Writes configuration and weights: 64 wide, a few hundred kilobytes."""
+def vocabulary_of(tokenizer_file: Path) -> int:
+    """One more than the largest id, at least VOCABULARY."""
+    told = json.loads(tokenizer_file.read_bytes())
+    ids: list[int] = [*told["model"]["vocab"].values(), *(token["id"] for token in told["added_tokens"])]
+    return max(VOCABULARY, max(ids) + 1)
+
+
+def write_model(folder: str, kind: str, vocabulary: int) -> None:
+    """Writes configuration and weights: 64 wide, a few hundred kilobytes beside the vocabulary's."""
     import torch
 
     torch.manual_seed(1)
-    model = _windowed() if kind == "windowed" else _plain()
+    model = (_windowed if kind == "windowed" else _plain)({**_SHAPE, "vocab_size": vocabulary})
     for name, weight in model.float().named_parameters():
         if "norm" in name:
             # Gemma's norms add one to their weight.
@@ -54,14 +63,14 @@ def write_model(folder: str, kind: str) -> None:
     model.save_pretrained(folder)
 
 
-def _plain() -> Any:
+def _plain(shape: dict[str, Any]) -> Any:
     """Two layers that attend to everything."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    return Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=2, **_SHAPE))
+    return Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=2, **shape))
 
 
-def _windowed() -> Any:
+def _windowed(shape: dict[str, Any]) -> Any:
     """Six layers, of which four see WINDOW_TOKENS only: three groups of KV cache, of two layers each."""
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
@@ -71,11 +80,13 @@ def _windowed() -> Any:
         sliding_window=WINDOW_TOKENS,
         head_dim=32,
         query_pre_attn_scalar=32,
-        **_SHAPE,
+        **shape,
     )
     return Gemma3ForCausalLM(config)
 
 
 if __name__ == "__main__":
-    write_tokenizer(sys.argv[1])
-    write_model(sys.argv[1], sys.argv[2])
+    tokenizer_file = Path(sys.argv[1], "tokenizer.json")
+    if not tokenizer_file.exists():
+        write_tokenizer(sys.argv[1])
+    write_model(sys.argv[1], sys.argv[2], vocabulary_of(tokenizer_file))

@@ -14,7 +14,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,14 +37,17 @@ class ServerFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer of `/v1/completions`.
+    """One answer of `/v1/completions` or `/v1/chat/completions`.
 
     cached_tokens: how many prompt tokens the server took from its KV cache, as it says itself.
+    prompt_token_ids: of a chat, as the server has made them.
     """
 
     prompt_tokens: int
     cached_tokens: int
     token_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...] = ()
+    text: str = ""
 
 
 def write_tiny_model(python: str, folder: Path, kind: Literal["plain", "windowed"]) -> Path:
@@ -155,12 +158,26 @@ class VllmServer:
             **fields,
         }
         answer = json.loads(self.request("/v1/completions", body))
-        usage = answer["usage"]
-        return Completion(
-            prompt_tokens=usage["prompt_tokens"],
-            cached_tokens=(usage["prompt_tokens_details"] or {}).get("cached_tokens") or 0,
-            token_ids=tuple(answer["choices"][0]["token_ids"]),
-        )
+        (choice,) = answer["choices"]
+        return _completion(answer["usage"], prompt, choice)
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int = 1, **fields: Any
+    ) -> Completion:
+        """Answers a chat, as `complete` does a prompt; it never calls a tool."""
+        body = {
+            "model": MODEL_NAME,
+            "messages": messages,
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,
+            **({"tool_choice": "none"} if "tools" in fields else {}),
+            **fields,
+        }
+        answer = json.loads(self.request("/v1/chat/completions", body))
+        (choice,) = answer["choices"]
+        return _completion(answer["usage"], answer["prompt_token_ids"], choice)
 
     def reset_prefix_cache(self) -> None:
         self.request("/reset_prefix_cache", {})
@@ -210,6 +227,16 @@ class VllmServer:
             *("--kv-events-config", json.dumps(events)),
             *self.flags,
         ]
+
+
+def _completion(usage: dict[str, Any], prompt: Sequence[int], choice: dict[str, Any]) -> Completion:
+    return Completion(
+        prompt_tokens=usage["prompt_tokens"],
+        cached_tokens=(usage["prompt_tokens_details"] or {}).get("cached_tokens") or 0,
+        token_ids=tuple(choice["token_ids"]),
+        prompt_token_ids=tuple(prompt),
+        text=choice["message"]["content"] or "" if "message" in choice else choice["text"],
+    )
 
 
 # A proxy that the environment names is of no use for a server on this machine.
