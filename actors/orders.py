@@ -114,6 +114,8 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """Those that have changed since the version asked from."""
     orders: dict[str, int] = {}
     """Version of each subscriber's orders, by its name: it asks again when it changes."""
+    tokenizers: tuple[int, ...] = ()
+    """Numbers of the tokenizers that can be asked."""
 
 
 class ReaderSecrets(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +129,8 @@ class ReaderSecrets(msgspec.Struct, frozen=True, kw_only=True):
     keys: LinkKeys
     view_s_max: float
     """A view that nobody has confirmed for so long makes every worker DEGRADED."""
+    tokenizer: bytes = b""
+    """msgpack of `kvatlas.actors.tokenizer.settings.TokenizerSettings`: read where somebody tokenizes."""
 
 
 class ShardAsks(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,3 +223,31 @@ class SubscriberReport(msgspec.Struct, frozen=True, kw_only=True):
     workers_free: int = 0
     counts: dict[str, int] = {}
     bytes: int = 0
+
+
+class TokenizerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a tokenizer is; once a second, and when it is up."""
+
+    number: int
+    process: int
+    """Its process id: another one has other counts."""
+    node_id: str
+    threads: int
+    waiting: int = 0
+    """Requests in its queue."""
+    busy_share: float = 0.0
+    """Of its threads' time since the last report, 0 to 1."""
+    refused: int = 0
+    """Requests since the last report that were more than its queue takes."""
+    bytes: int = 0
+    """Of requests that wait or are worked on."""
+    models: int = 0
+    """That it has loaded."""
+    counts: dict[str, int] = {}
+
+
+class TokenizerOrders(msgspec.Struct, frozen=True, kw_only=True):
+    """What the directory answers a tokenizer."""
+
+    goes: bool = False
+    """It is not wanted any more: it ends for good when its queue is empty."""

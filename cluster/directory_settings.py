@@ -11,11 +11,16 @@ from kvatlas.actors.scorer.settings import ScorerSettings
 from kvatlas.actors.shard.settings import ShardSettings
 from kvatlas.actors.subscriber.replica_feed import FeedLimits
 from kvatlas.actors.subscriber.settings import OutboxSettings, SubscriberSettings
+from kvatlas.actors.tokenizer.settings import TokenizerSettings
 from kvatlas.cluster.config.actors_config import Resources
 from kvatlas.cluster.config.cluster_config import ClusterConfig
+from kvatlas.tokenize.pool.bounded_work import WorkLimits
+from kvatlas.tokenize.pool.scaling import ScalingLimits
 
 _VIEW_WAIT_SHARE = 3
 """A view that nobody confirms for three such waits is distrusted."""
+_SPILL_PART = 16
+"""With a sixteenth of its queue waiting, a tokenizer sends on who can go elsewhere."""
 
 
 def directory_settings(config: ClusterConfig, cluster_id: str) -> DirectorySettings:
@@ -52,6 +57,16 @@ def directory_settings(config: ClusterConfig, cluster_id: str) -> DirectorySetti
         scorer_placement=scorers.placement,
         scorer_resources=actor_resources(scorers.resources),
         scorer=encode(scorer_settings(config)),
+        tokenizers=ScalingLimits(
+            count_min=config.tokenizers.count_min,
+            count_max=config.tokenizers.count_max,
+            grow_s=config.tokenizers.grow_s,
+            shrink_s=config.tokenizers.shrink_s,
+        ),
+        tokenizer_nodes=config.tokenizers.nodes,
+        tokenizer_placement=config.tokenizers.placement,
+        tokenizer_resources=actor_resources(config.tokenizers.resources),
+        tokenizer=encode(tokenizer_settings(config)),
         discovery=config.discovery,
         deadlines=Deadlines(
             session_lost_s=directory.session_lost_s,
@@ -95,6 +110,26 @@ def scorer_settings(config: ClusterConfig) -> ScorerSettings:
     return ScorerSettings(
         threads=config.scorers.threads,
         reading=reader_settings(config),
+        owned=config.lifetime == "owned",
+    )
+
+
+def tokenizer_settings(config: ClusterConfig) -> TokenizerSettings:
+    """For the pool's actors and for clients alike."""
+    pool = config.tokenizers
+    return TokenizerSettings(
+        tokenize=config.tokenize,
+        work=WorkLimits(
+            threads=pool.threads,
+            waiting_max=pool.waiting_max,
+            spill_max=max(1, pool.waiting_max // _SPILL_PART),
+            waiting_bytes_max=pool.waiting_bytes_max,
+            wait_s_max=pool.wait_s_max,
+        ),
+        reading=reader_settings(config),
+        has_pool=pool.count_max > 0,
+        call_s_max=pool.call_s_max,
+        report_s=config.directory.report_s,
         owned=config.lifetime == "owned",
     )
 

@@ -20,6 +20,7 @@ from kvatlas.actors.orders import (
     ShardReport,
     SubscriberAsks,
     SubscriberReport,
+    TokenizerReport,
     decode,
     encode,
 )
@@ -126,6 +127,10 @@ class _DirectoryActor:
     async def report_subscriber(self, report: bytes) -> bytes:
         """SubscriberReport -> SubscriberOrders."""
         return encode(self._service.report_subscriber(decode(report, SubscriberReport)))
+
+    async def report_tokenizer(self, report: bytes) -> bytes:
+        """TokenizerReport -> TokenizerOrders."""
+        return encode(self._service.report_tokenizer(decode(report, TokenizerReport)))
 
     # People.
 

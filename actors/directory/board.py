@@ -8,17 +8,21 @@ import msgspec
 
 from kvatlas.actors.directory.layouts import Generation, Layouts, Slot
 from kvatlas.actors.directory.sessions import Session, Sessions
+from kvatlas.actors.directory.tokenizer_pool import TokenizerPool
 from kvatlas.actors.orders import ClusterView, Layout, PartView, Replica
 
 
 class Board:
     """Puts sessions and layouts together: who has loaded what, and the view of it. One thread at a time."""
 
-    def __init__(self, cluster: str, cluster_id: str, sessions: Sessions, layouts: Layouts) -> None:
+    def __init__(
+        self, cluster: str, cluster_id: str, sessions: Sessions, layouts: Layouts, pool: TokenizerPool
+    ) -> None:
         self._cluster = cluster
         self._cluster_id = cluster_id
         self._sessions = sessions
         self._layouts = layouts
+        self._pool = pool
 
     def view(self, version: int, since: int, orders: Mapping[str, int]) -> ClusterView:
         """With the parts that have changed since a version; with all where that one is not ours."""
@@ -39,12 +43,15 @@ class Board:
                 if one.part is not None and one.part_version > since
             ),
             orders=dict(orders),
+            tokenizers=self._pool.numbers,
         )
 
     def shown(self) -> tuple[object, ...]:
         """What of a view is not a part: differs when readers must be told."""
         layouts = tuple(map(self.layout, self._layouts.all))
-        return (*layouts, self._layouts.building is None, self._sessions.numbers, self._sessions.lost)
+        sessions = self._sessions
+        is_built = self._layouts.building is None
+        return (*layouts, is_built, sessions.numbers, sessions.lost, self._pool.numbers)
 
     def layout(self, generation: Generation) -> Layout:
         replicas = sorted(generation.replicas, key=lambda one: (one.shard, one.replica))

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from kvatlas.actors.directory.layouts import Shape, Slot
+from kvatlas.index.errors import InputError
+
+_SHARDS_MAX = 1024
+_REPLICAS_MAX = 8
 
 
 class Placement:
@@ -35,6 +39,19 @@ class Placement:
         """Nodes that may hold replicas."""
         allowed = self._chosen or self.nodes.keys()
         return tuple(sorted(node for node in self.nodes if node in allowed and node not in shape.off_nodes))
+
+    def check(self, wanted: Shape, present: Shape) -> None:
+        """Raises InputError where `wanted`, in place of `present`, is out of range or has no node."""
+        if not 1 <= wanted.n_shards <= _SHARDS_MAX:
+            raise InputError(f"shards: expected 1 to {_SHARDS_MAX}, got {wanted.n_shards}")
+        if not 0 <= wanted.replicas_per_node <= _REPLICAS_MAX:
+            expected = f"0 to {_REPLICAS_MAX}"
+            raise InputError(f"replicas_per_node: expected {expected}, got {wanted.replicas_per_node}")
+        unknown = set(wanted.off_nodes) - self.nodes.keys() - set(present.off_nodes)
+        if unknown:
+            raise InputError(f"off_nodes: expected nodes of {sorted(self.nodes)}, got {sorted(unknown)}")
+        if not self.nodes_for(wanted):
+            raise InputError("off_nodes: expected a node to be left for the shards, got all of them")
 
     def slots(self, layout: int, shape: Shape, present: Mapping[Slot, str] | None = None) -> dict[Slot, str]:
         """The slots of a layout, each with its node; empty: any node, since the scheduler knows better.

@@ -18,6 +18,8 @@ from kvatlas.actors.shard.actor import ShardActor
 from kvatlas.actors.subscriber.actor import SubscriberActor
 
 _CONTROL_THREADS = 4
+_CALLS_AT_ONCE = 4096
+"""More than its queue takes: who is too many is to be told so at once."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class RayYard:
 
     def begin(self, spec: ActorSpec) -> None:
         from kvatlas.actors.scorer.actor import ScorerActor
+        from kvatlas.actors.tokenizer.actor import TokenizerActor
 
         kinds: dict[str, tuple[Any, ActorResources, bytes, int]] = {
             "shard": (ShardActor, self._settings.shard_resources, self._settings.shard, _CONTROL_THREADS),
@@ -47,6 +50,12 @@ class RayYard:
                 self._settings.scorer_resources,
                 self._settings.scorer,
                 self._settings.scorer_threads,
+            ),
+            "tokenizer": (
+                TokenizerActor,
+                self._settings.tokenizer_resources,
+                self._settings.tokenizer,
+                _CALLS_AT_ONCE,
             ),
         }
         actor, resources, settings, threads = kinds[spec.kind]
@@ -86,6 +95,7 @@ class RayYard:
             "shard": self._settings.shard_placement,
             "subscriber": "spread",
             "scorer": self._settings.scorer_placement,
+            "tokenizer": self._settings.tokenizer_placement,
         }[spec.kind]
         return "SPREAD" if placement == "spread" else "DEFAULT"
 

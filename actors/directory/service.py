@@ -16,6 +16,7 @@ from kvatlas.actors.directory.placement import Placement
 from kvatlas.actors.directory.remembering import Lent, Memory, restored
 from kvatlas.actors.directory.sessions import Session, Sessions
 from kvatlas.actors.directory.settings import DirectorySettings
+from kvatlas.actors.directory.tokenizer_pool import Member, TokenizerPool
 from kvatlas.actors.orders import (
     ClusterView,
     PodOrders,
@@ -26,14 +27,14 @@ from kvatlas.actors.orders import (
     SubscriberAsks,
     SubscriberOrders,
     SubscriberReport,
+    TokenizerOrders,
+    TokenizerReport,
 )
 from kvatlas.index.errors import InputError
 from kvatlas.ingest.discovery.pods import DiscoveredPod, decode_pod, encode_pod
 
 _NUMBERS = 65_534
 _LEASE_MAX = 8192
-_SHARDS_MAX = 1024
-_REPLICAS_MAX = 8
 _STALL_S = 1.0
 _VERSIONS_KEPT = 4096
 """Views change often: so many versions are issued for each that is kept."""
@@ -83,7 +84,8 @@ class DirectoryService:
             leave_s=settings.deadlines.leave_s,
             clock_s=clock_s,
         )
-        self.board = Board(settings.cluster, settings.cluster_id, self.sessions, self.layouts)
+        self.pool = TokenizerPool(settings, is_restarted=self.is_restarted, clock_s=clock_s)
+        self.board = Board(settings.cluster, settings.cluster_id, self.sessions, self.layouts, self.pool)
         self.orders: dict[str, int] = {}
         """Version of each subscriber's orders, by name."""
         self.version = 0
@@ -128,6 +130,7 @@ class DirectoryService:
             tier_weights=self.settings.tier_weights,
             keys=msgspec.structs.replace(self._secrets.keys, server_secret=""),
             view_s_max=self.settings.view_s_max,
+            tokenizer=self.settings.tokenizer,
         )
 
     # Shards.
@@ -233,6 +236,12 @@ class DirectoryService:
             self.counts["sessions_retired"] += 1
             self.lent.end(session.number)
 
+    # Tokenizers.
+
+    def report_tokenizer(self, report: TokenizerReport) -> TokenizerOrders:
+        """How a tokenizer is, answered by its orders."""
+        return TokenizerOrders(goes=self.is_going or not self.pool.hear(report))
+
     # What people and discovery want.
 
     def set_pods(self, pods: Mapping[str, DiscoveredPod]) -> None:
@@ -280,17 +289,7 @@ class DirectoryService:
             self.wanted.replicas_per_node if replicas_per_node is None else replicas_per_node,
             self.wanted.off_nodes if off_nodes is None else tuple(sorted(set(off_nodes))),
         )
-        if not 1 <= wanted.n_shards <= _SHARDS_MAX:
-            raise InputError(f"shards: expected 1 to {_SHARDS_MAX}, got {wanted.n_shards}")
-        if not 0 <= wanted.replicas_per_node <= _REPLICAS_MAX:
-            expected = f"0 to {_REPLICAS_MAX}"
-            raise InputError(f"replicas_per_node: expected {expected}, got {wanted.replicas_per_node}")
-        unknown = set(wanted.off_nodes) - self.placement.nodes.keys() - set(self.wanted.off_nodes)
-        if unknown:
-            known = sorted(self.placement.nodes)
-            raise InputError(f"off_nodes: expected nodes of {known}, got {sorted(unknown)}")
-        if not self.placement.nodes_for(wanted):
-            raise InputError("off_nodes: expected a node to be left for the shards, got all of them")
+        self.placement.check(wanted, self.wanted)
         self.wanted = wanted
         self._remember()
         self._settle()
@@ -307,6 +306,7 @@ class DirectoryService:
             self._mark(session)
         self.counts["shards_silent"] += self.layouts.drop_silent(self.settings.deadlines.session_lost_s)
         self.layouts.drop_left()
+        self.pool.tick()
         self._settle()
 
     def _pardon(self) -> None:
@@ -317,7 +317,7 @@ class DirectoryService:
         if stalled_s > _STALL_S:
             self.counts["stalls"] += 1
             holders = [holder for one in self.layouts.all for holder in one.holders.values()]
-            heard: list[Session | Holder] = [*self.sessions.all, *holders]
+            heard: list[Session | Holder | Member] = [*self.sessions.all, *holders, *self.pool.members]
             for one in heard:
                 one.heard_s = min(now_s, one.heard_s + stalled_s)
 

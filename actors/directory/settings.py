@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from kvatlas.ingest.discovery.config import DiscoveryConfig
+from kvatlas.tokenize.pool.scaling import ScalingLimits
 
 Placement = Literal["spread", "pack"]
 
@@ -87,6 +88,13 @@ class DirectorySettings(msgspec.Struct, frozen=True, kw_only=True):
     scorer_resources: ActorResources = ActorResources()
     scorer: bytes = b""
     """msgpack of ScorerSettings."""
+    tokenizers: ScalingLimits = ScalingLimits()
+    """How many there are, and when there are more."""
+    tokenizer_nodes: tuple[str, ...] = ()
+    tokenizer_placement: Placement = "spread"
+    tokenizer_resources: ActorResources = ActorResources()
+    tokenizer: bytes = b""
+    """msgpack of TokenizerSettings; readers are told it too."""
 
     discovery: DiscoveryConfig = DiscoveryConfig()
     deadlines: Deadlines = Deadlines()

@@ -64,6 +64,27 @@ class SubscriberStatus(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
 
 
+class TokenizerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One actor that tokenizes, or the place for one."""
+
+    number: int
+    name: str
+    """Of the actor."""
+    node_id: str
+    is_up: bool
+    """It is asked."""
+    threads: int
+    waiting: int
+    busy_share: float
+    """Of its threads' time in the last second."""
+    bytes: int
+    """Of requests that wait or are worked on."""
+    models: int
+    """That it has loaded."""
+    silent_s: float
+    counts: dict[str, int]
+
+
 class PodStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A pod that discovery knows."""
 
@@ -98,3 +119,5 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
     lanes_free: int
     workers_free: int
+    tokenizers: tuple[TokenizerStatus, ...] = ()
+    """Empty where each client tokenizes for itself."""

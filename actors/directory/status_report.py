@@ -13,8 +13,10 @@ from kvatlas.actors.directory.status import (
     PodStatus,
     ShardStatus,
     SubscriberStatus,
+    TokenizerStatus,
 )
 from kvatlas.actors.directory.supervision import Supervision
+from kvatlas.actors.orders import TokenizerReport
 from kvatlas.ingest.discovery.discovery import Discovery
 
 
@@ -48,9 +50,10 @@ def status_of(service: DirectoryService, discovery: Discovery, supervision: Supe
             )
             for pod in discovery.states()
         ),
-        counts=dict(service.counts + supervision.counts + service.assignments.counts),
+        counts=dict(service.counts + service.pool.counts + supervision.counts + service.assignments.counts),
         lanes_free=service.lent.lanes.n_free,
         workers_free=service.lent.workers.n_free,
+        tokenizers=tuple(_tokenizers(service, now_s)),
     )
 
 
@@ -117,4 +120,27 @@ def _subscribers(service: DirectoryService, now_s: float) -> Iterator[Subscriber
             bytes=report.bytes if report is not None else 0,
             silent_s=now_s - session.heard_s,
             counts=report.counts if report is not None else {},
+        )
+
+
+_NOT_UP = TokenizerReport(number=0, process=0, node_id="", threads=0)
+
+
+def _tokenizers(service: DirectoryService, now_s: float) -> Iterator[TokenizerStatus]:
+    members = {member.report.number: member for member in service.pool.members}
+    for number in range(service.pool.wanted):
+        member = members.get(number)
+        report = member.report if member is not None else _NOT_UP
+        yield TokenizerStatus(
+            number=number,
+            name=f"{service.settings.cluster}/tokenizer/{number}",
+            node_id=report.node_id,
+            is_up=number in service.pool.numbers,
+            threads=report.threads,
+            waiting=report.waiting,
+            busy_share=report.busy_share,
+            bytes=report.bytes,
+            models=report.models,
+            silent_s=now_s - member.heard_s if member is not None else 0.0,
+            counts=report.counts,
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from kvatlas.actors.directory.service import DirectoryService
 
-Kind = Literal["shard", "subscriber", "scorer"]
+Kind = Literal["shard", "subscriber", "scorer", "tokenizer"]
 _PATIENCE_MAX = 16
 _END_S = 3.0
 
@@ -128,11 +128,18 @@ def wanted_actors(service: DirectoryService) -> dict[str, ActorSpec]:
     for subscriber in service.orders:
         node = service.placement.node_id(service.assignments.node_of.get(subscriber, ""))
         specs.append(ActorSpec("subscriber", f"{cluster}/subscriber/{subscriber}", (subscriber,), node))
-    nodes = settings.scorer_nodes
     for number in range(settings.n_scorers):
-        node = nodes[number % len(nodes)] if nodes else ""
+        node = _dealt(settings.scorer_nodes, number)
         specs.append(ActorSpec("scorer", f"{cluster}/scorer/{number}", (number,), node))
+    for number in range(service.pool.wanted):
+        node = _dealt(settings.tokenizer_nodes, number)
+        specs.append(ActorSpec("tokenizer", f"{cluster}/tokenizer/{number}", (number,), node))
     return {spec.name: spec for spec in specs}
+
+
+def _dealt(nodes: Sequence[str], number: int) -> str:
+    """One node after the other; empty: any."""
+    return nodes[number % len(nodes)] if nodes else ""
 
 
 def heard(service: DirectoryService) -> dict[str, float]:
@@ -145,4 +152,6 @@ def heard(service: DirectoryService) -> dict[str, float]:
     for session in service.sessions.all:
         name = f"{cluster}/subscriber/{session.subscriber}"
         at_s[name] = max(session.heard_s, at_s.get(name, 0.0))
+    for member in service.pool.members:
+        at_s[f"{cluster}/tokenizer/{member.report.number}"] = member.heard_s
     return at_s

@@ -56,6 +56,8 @@ class ClusterReader:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`node_id`: of the own node; tables there are looked at. `open_link`: how others are asked."""
+        self.tokenizer_settings = secrets.tokenizer
+        """msgpack of TokenizerSettings, as the directory has given them out."""
         self._clock_s = clock_s
         settings = settings or ReaderSettings()
         replicas = Replicas(node_id, open_link, settings)
@@ -83,6 +85,10 @@ class ClusterReader:
             now, [question], lambda index: (index.lookup(question.keys), match(index, question))
         )
         return reader.explanation(asked["model"], question, pods, held, matches)
+
+    def question(self, token_ids: TokenIds, **asked: Unpack[Asked]) -> Question:
+        """The prompt as keys; its block size is 0 where no server has announced the model."""
+        return (self._state.now or self._first()).reader.question(token_ids, **asked)
 
     # The same for event loops.
 
@@ -120,6 +126,13 @@ class ClusterReader:
         now = self._state.now or self._first()
         views = self._believed(now).fleet.workers()
         return tuple(sorted(views, key=lambda view: (view.pod, view.rank, view.model)))
+
+    @property
+    def tokenizers(self) -> tuple[int, ...]:
+        """Numbers of the tokenizers that can be asked."""
+        if self._state.now is None:
+            self._first()
+        return self._state.tokenizers
 
     def status(self) -> ReaderStatus:
         """How this process reads the cluster now."""

@@ -134,6 +134,12 @@ class ReadingState:
 
     # What it knows of itself.
 
+    @property
+    def tokenizers(self) -> tuple[int, ...]:
+        """Those of the newest view."""
+        view = self._parts.view
+        return () if view is None else view.tokenizers
+
     def status(self) -> ReaderStatus:
         """How the cluster is read now."""
         with self._lock:

@@ -13,6 +13,7 @@ import ray
 from kvatlas.actors.orders import decode, encode
 from kvatlas.actors.reading.connection import DirectoryCalls, connection_to
 from kvatlas.actors.scorer.settings import ScorerSettings
+from kvatlas.actors.tokenizer.cluster_tokenizing import ClusterTokenizing
 from kvatlas.index.keys import TokenIds
 from kvatlas.index.scores import Explanation, Scores
 from kvatlas.index.scores_batch import ScoresBatch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from kvatlas.index.reading import Asked, AskedExplanation, AskedMany
+    from kvatlas.tokenize.pool.prompt_service import ChatGiven
 
 _LOOK_S = 1.0
 
@@ -37,21 +39,42 @@ class _ScorerActor:
         self._settings = decode(settings, ScorerSettings)
         self._number = number
         self._connection = connection_to(cluster, self._settings.reading)
+        self._tokenizing = ClusterTokenizing(self._connection)
         if self._settings.owned:
             watch = threading.Thread(target=self._end_with, args=(cluster,), name="owner", daemon=True)
             watch.start()
 
-    def score(self, token_ids: TokenIds, **asked: Unpack[Asked]) -> Scores:
+    def score(
+        self,
+        token_ids: TokenIds | None = None,
+        *,
+        prompt: str | None = None,
+        messages: ChatGiven | None = None,
+        **asked: Unpack[Asked],
+    ) -> Scores:
         """As `kvatlas.Atlas.score`; bytes of uint32 travel cheapest."""
-        return self._connection.reader().score(token_ids, **asked)
+        if token_ids is not None and prompt is None and messages is None:
+            return self._connection.reader().score(token_ids, **asked)
+        scores: Scores = self._tokenizing.read("score", token_ids, prompt, messages, asked)
+        return scores
 
     def score_many(self, prompts: Sequence[TokenIds] | TokenIds, **asked: Unpack[AskedMany]) -> ScoresBatch:
         """As `kvatlas.Atlas.score_many`; one flat buffer with offsets travels cheapest."""
         return self._connection.reader().score_many(prompts, **asked)
 
-    def explain(self, token_ids: TokenIds, **asked: Unpack[AskedExplanation]) -> Explanation:
+    def explain(
+        self,
+        token_ids: TokenIds | None = None,
+        *,
+        prompt: str | None = None,
+        messages: ChatGiven | None = None,
+        **asked: Unpack[AskedExplanation],
+    ) -> Explanation:
         """As `kvatlas.Atlas.explain`."""
-        return self._connection.reader().explain(token_ids, **asked)
+        if token_ids is not None and prompt is None and messages is None:
+            return self._connection.reader().explain(token_ids, **asked)
+        told: Explanation = self._tokenizing.read("explain", token_ids, prompt, messages, asked)
+        return told
 
     @ray.method
     def reading(self) -> bytes:

@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from kvatlas.actors.directory.status import ClusterStatus, LayoutStatus, ShardStatus
 
 _ROWS_MAX = 40
-_STATE_STYLES = {"EXACT": "green", "PARTIAL": "yellow", "DEGRADED": "red", "BLIND": "red"}
+STATE_STYLES = {"EXACT": "green", "PARTIAL": "yellow", "DEGRADED": "red", "BLIND": "red"}
 _NODE_LETTERS = 8
 _SILENT_S = 3.0
 """Longer silence is shown in red."""
 
 
 def status_view(status: ClusterStatus, workers: Sequence[WorkerView]) -> RenderableType:
-    """Everything of a cluster that fits a screen: a heading and four tables."""
+    """Everything of a cluster that fits a screen: a heading and five tables."""
     parts: list[RenderableType] = [_shards(status), _subscribers(status)]
+    if status.tokenizers:
+        parts.append(_tokenizers(status))
     if workers:
         parts.append(_workers(workers))
     waiting = [pod for pod in status.pods if pod.state != "following"]
@@ -44,6 +46,7 @@ def _heading(status: ClusterStatus, workers: Sequence[WorkerView]) -> Panel:
         (len(status.nodes), "node"),
         (len(status.subscribers), "subscriber"),
         (len(status.scorers), "scorer"),
+        (len(status.tokenizers), "tokenizer"),
         (len(status.pods), "pod"),
     )
     lines = [
@@ -116,6 +119,25 @@ def _subscribers(status: ClusterStatus) -> Table:
     return table
 
 
+def _tokenizers(status: ClusterStatus) -> Table:
+    table = _table(
+        "tokenizers", ">number", "node", "state", ">busy", ">waiting", ">models", ">refused", ">silent"
+    )
+    for one in status.tokenizers[:_ROWS_MAX]:
+        table.add_row(
+            str(one.number),
+            _node(status, one.node_id),
+            Text("up", "green") if one.is_up else Text("not up", "red"),
+            f"{one.busy_share:.0%}",
+            shown_count(one.waiting),
+            str(one.models),
+            shown_count(one.counts.get("refused", 0)),
+            _silence(one.silent_s),
+        )
+    _note_rest(table, len(status.tokenizers))
+    return table
+
+
 def _workers(workers: Sequence[WorkerView]) -> Table:
     table = _table("workers", "pod", ">rank", "model", "truth", "doubts")
     worst_first = sorted(workers, key=lambda worker: (-_RANKS.get(worker.state, 9), worker.pod, worker.rank))
@@ -124,14 +146,14 @@ def _workers(workers: Sequence[WorkerView]) -> Table:
             Text(worker.pod, overflow="ellipsis"),
             str(worker.rank),
             Text(worker.model, overflow="ellipsis"),
-            Text(worker.state, _STATE_STYLES.get(worker.state, "")),
+            Text(worker.state, STATE_STYLES.get(worker.state, "")),
             Text("; ".join(worker.doubts[:2]), overflow="ellipsis"),
         )
     _note_rest(table, len(workers))
     return table
 
 
-_RANKS = {state: rank for rank, state in enumerate(_STATE_STYLES)}
+_RANKS = {state: rank for rank, state in enumerate(STATE_STYLES)}
 
 
 def _waiting(status: ClusterStatus) -> Table:

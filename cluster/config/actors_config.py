@@ -15,8 +15,10 @@ from kvatlas.cluster.config.ranges import (
     Seconds,
     ShardCount,
     TableRoom,
+    TokenizerCount,
     check_fields,
 )
+from kvatlas.index.errors import ConfigError
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 
 
@@ -106,6 +108,42 @@ class ScorersConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+class TokenizersConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The pool of actors that turn prompts and chats into token ids, and how many there are at a time."""
+
+    count_min: TokenizerCount = 0
+    """Of a pool there is always one at least."""
+    count_max: TokenizerCount = 0
+    """0: no pool, every client tokenizes in its own process."""
+    threads: Count = 4
+    """Requests that one process works on at a time; in a client those of its event loops."""
+    waiting_max: Count = 256
+    """Requests that wait for one process; more are refused as overloaded."""
+    waiting_bytes_max: Room = 256 << 20
+    """Their texts, in bytes."""
+    wait_s_max: Seconds = 30.0
+    """A request that waited for so long is refused."""
+    call_s_max: Seconds = 60.0
+    """Time that a client gives the pool for one answer."""
+    grow_s: Seconds = 2.0
+    """The pool grows when requests have waited in it for so long."""
+    shrink_s: Seconds = 120.0
+    """It shrinks when one tokenizer less would have done for so long."""
+    placement: Placement = "spread"
+    """`spread` over the nodes, or `pack` onto few."""
+    nodes: tuple[str, ...] = ()
+    """Ray ids of the nodes that they may be on. Empty: any."""
+    resources: Resources = Resources()
+    """Of each tokenizer."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.count_min > self.count_max:
+            raise ConfigError(
+                f"count_min: expected at most count_max ({self.count_max}), got {self.count_min}"
+            )
 
 
 class DirectoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,11 +10,13 @@ from kvatlas.cluster.config.actors_config import (
     ScorersConfig,
     ShardsConfig,
     SubscribersConfig,
+    TokenizersConfig,
 )
 from kvatlas.cluster.config.ranges import Lifetime, Name, Transport, check_fields
 from kvatlas.index.errors import ConfigError
 from kvatlas.ingest.config import AtlasConfig
 from kvatlas.ingest.discovery.config import DiscoveryConfig
+from kvatlas.tokenize.config import TokenizeConfig
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,12 +35,16 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shards: ShardsConfig = ShardsConfig()
     subscribers: SubscribersConfig = SubscribersConfig()
     scorers: ScorersConfig = ScorersConfig()
+    tokenizers: TokenizersConfig = TokenizersConfig()
     directory: DirectoryConfig = DirectoryConfig()
     reading: ReadingConfig = ReadingConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
     """Where pods come from; more can be added by `kvatlas pods add`."""
     atlas: AtlasConfig = AtlasConfig()
     """Models, pods, tiers, and the limits of streams and mirrors, as of an embedded atlas."""
+    tokenize: TokenizeConfig = TokenizeConfig()
+    """Where tokenizers come from, for the pool or for clients. Files are looked for on the node of whoever
+    tokenizes."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -16,6 +16,7 @@ Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 ShardCount = Annotated[int, Meta(ge=1, le=1024)]
 ReplicaCount = Annotated[int, Meta(ge=0, le=8)]
 ScorerCount = Annotated[int, Meta(ge=0, le=1024)]
+TokenizerCount = Annotated[int, Meta(ge=0, le=1024)]
 LaneCount = Annotated[int, Meta(ge=1, le=65_534)]
 Room = Annotated[int, Meta(ge=1 << 20, le=1 << 44)]
 """Bytes of a buffer: 1 MiB to 16 TiB."""

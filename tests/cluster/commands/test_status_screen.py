@@ -15,6 +15,7 @@ from kvatlas.actors.directory.status import (
     PodStatus,
     ShardStatus,
     SubscriberStatus,
+    TokenizerStatus,
 )
 from kvatlas.cluster.commands.cluster_commands import is_settled, told
 from kvatlas.cluster.commands.status_screen import status_view
@@ -160,3 +161,26 @@ def test_a_cluster_is_settled_when_nothing_is_being_built() -> None:
     assert not is_settled(STATUS)
     assert not is_settled(msgspec.structs.replace(quiet, layouts=(SERVING, BUILDING)))
     assert not is_settled(msgspec.structs.replace(quiet, building_waits_for="a node"))
+
+
+def test_tokenizers_are_shown_where_there_is_a_pool() -> None:
+    assert "refused  silent" not in shown(STATUS)
+    up = TokenizerStatus(
+        number=0,
+        name="production/tokenizer/0",
+        node_id="a" * 56,
+        is_up=True,
+        threads=4,
+        waiting=17,
+        busy_share=0.83,
+        bytes=1 << 20,
+        models=2,
+        silent_s=0.4,
+        counts={"done": 5, "refused": 12_000},
+    )
+    down = msgspec.structs.replace(up, number=1, node_id="", is_up=False, counts={})
+    text = shown(msgspec.structs.replace(STATUS, tokenizers=(up, down)))
+    assert "refused  silent" in text
+    assert "2 tokenizers" in text
+    assert line_with(text, "83%", "up", "10.0.0.1").split()[-6:] == ["17", "2", "12.0", "k", "400", "ms"]
+    assert line_with(text, "not up", "no node").split()[-3:] == ["0", "400", "ms"]

@@ -1,0 +1,87 @@
+"""The command `kvatlas tokenize serve`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from kvatlas.cluster.commands.tokenize_options import ConfigFile, Download, Folders, opened, tokenize_config
+from kvatlas.cluster.user_errors import clear_errors
+
+_LISTEN = ("127.0.0.1:50051",)
+
+
+def serve(
+    listen: Annotated[
+        list[str] | None, typer.Option(help="unix:PATH, HOST:PORT or :PORT (this machine only). Repeatable.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Load it now: NAME, or NAME=PATH. Repeatable.")
+    ] = None,
+    folder: Folders = None,
+    config: ConfigFile = None,
+    hub: Download = False,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Calls worked on at a time.")] = 4,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM; over TCP only.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM, of the certificate.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM: clients must have a certificate of this authority.")
+    ] = None,
+) -> None:
+    """Serve tokens over gRPC, as llm-d's sidecar does. SIGTERM ends it when running calls have ended."""
+    with clear_errors():
+        from kvatlas.tokenize.service.config import ServiceConfig
+        from kvatlas.tokenize.service.server import TokenizationServer
+
+        models = dict(map(_named, model or ()))
+        service = ServiceConfig(
+            listen=tuple(listen or _LISTEN),
+            threads=threads,
+            tls_certificate_file=_path(tls_certificate),
+            tls_key_file=_path(tls_key),
+            tls_client_ca_file=_path(tls_client_ca),
+        )
+        with _Ending() as ending, opened(tokenize_config(config, models, folder, hub)) as tokenizers:
+            for name in models:
+                typer.echo(f"{name}: {tokenizers.get(name).served_by}", err=True)
+            server = TokenizationServer(tokenizers, service)
+            typer.echo(f"listens at {', '.join(server.start())}", err=True)
+            ending.wait()
+            server.stop()
+
+
+def _path(given: Path | None) -> str | None:
+    return None if given is None else str(given)
+
+
+def _named(given: str) -> tuple[str, Path | None]:
+    name, _, path = given.partition("=")
+    return name, Path(path) if path else None
+
+
+class _Ending:
+    """SIGTERM or Ctrl-C, while it is entered."""
+
+    def __init__(self) -> None:
+        self._came = threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def wait(self) -> None:
+        self._came.wait()
+
+    def __enter__(self) -> _Ending:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self._came.set()
