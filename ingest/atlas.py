@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvatlas.index.keys import Feature, TokenIds
+from kvatlas.index.prompts import Messages, Tokenizing, ids_of
 from kvatlas.index.reading import PromptReader
 from kvatlas.index.scores import Explanation, Scores
 from kvatlas.index.scores_batch import ScoresBatch
@@ -38,9 +39,16 @@ class Atlas:
     """
 
     def __init__(
-        self, config: AtlasConfig | None = None, *, clock_s: Callable[[], float] = time.monotonic
+        self,
+        config: AtlasConfig | None = None,
+        *,
+        tokenizers: Tokenizing | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`tokenizers`: what prompts and chats are turned into token ids with (`kvatlas.Tokenizers`);
+        they stay the caller's. None: only token ids can be asked for."""
         self.config = config or AtlasConfig()
+        self._tokenizers = tokenizers
         seed = self.config.hash_seed
         self._index = ShardedIndex(self.config.shards, table_bytes_max=self.config.table_bytes_max)
         self._mirror = FleetMirror(
@@ -121,9 +129,11 @@ class Atlas:
 
     def score(
         self,
-        token_ids: TokenIds,
+        token_ids: TokenIds | None = None,
         *,
         model: str,
+        prompt: str | None = None,
+        messages: Messages | None = None,
         lora: str | None = None,
         cache_salt: str | None = None,
         features: Iterable[Feature] | None = None,
@@ -132,12 +142,15 @@ class Atlas:
     ) -> Scores:
         """How much of a prompt each pod can reuse. Arguments as `kvatlas.block_keys`.
 
-        `pods`: only these. `strategy`: "reusable" counts as the engine reuses (docs/indexer.md),
-        "longest_prefix" the leading blocks held in any tier. A model that no server has announced
-        scores nothing.
+        The prompt is given as `token_ids`, as the text of a completion (`prompt`), or as a chat
+        (`messages`: a list, or a `kvatlas.Chat` with tools and the like). `pods`: only these.
+        `strategy`: "reusable" counts as the engine reuses (docs/indexer.md), "longest_prefix" the
+        leading blocks held in any tier. A model that no server has announced scores nothing. Raises
+        InputError for a malformed prompt, TokenizerError when there is no way to its token ids.
         """
+        ids, features = ids_of(self._tokenizers, model, token_ids, prompt, messages, features)
         return self._reader.score(
-            token_ids,
+            ids,
             model=model,
             lora=lora,
             cache_salt=cache_salt,
@@ -174,9 +187,11 @@ class Atlas:
 
     def explain(
         self,
-        token_ids: TokenIds,
+        token_ids: TokenIds | None = None,
         *,
         model: str,
+        prompt: str | None = None,
+        messages: Messages | None = None,
         lora: str | None = None,
         cache_salt: str | None = None,
         features: Iterable[Feature] | None = None,
@@ -186,8 +201,9 @@ class Atlas:
 
         For people and tools: it costs a Python object a block. Arguments as `score`.
         """
+        ids, features = ids_of(self._tokenizers, model, token_ids, prompt, messages, features)
         return self._reader.explain(
-            token_ids, model=model, lora=lora, cache_salt=cache_salt, features=features, pods=pods
+            ids, model=model, lora=lora, cache_salt=cache_salt, features=features, pods=pods
         )
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> list[dict[tuple[str, int, int] | str, int]]:

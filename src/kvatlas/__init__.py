@@ -11,9 +11,13 @@ from kvatlas.index.errors import (
     DecodeError,
     InputError,
     KvatlasError,
+    OverloadedError,
     RecordingError,
     StaleTableError,
     TableFileError,
+    TemplateError,
+    TokenizerError,
+    UnsupportedModelError,
 )
 from kvatlas.index.keys import block_keys
 from kvatlas.index.scores import Explanation, Match, Scores
@@ -28,16 +32,21 @@ from kvatlas.ingest.stream.limits import StreamLimits
 from kvatlas.ingest.stream.truth import TruthReport
 from kvatlas.ingest.wire.decoding import decode_batch
 from kvatlas.ingest.wire.events import EventBatch
+from kvatlas.tokenize.chat.chat import Chat, Media
+from kvatlas.tokenize.config import TokenizeConfig
+from kvatlas.tokenize.prompt import TokenizedPrompt
 
 if TYPE_CHECKING:
     from kvatlas.cluster.client import Client
     from kvatlas.cluster.config.cluster_config import ClusterConfig
     from kvatlas.cluster.launch import connect, start
+    from kvatlas.tokenize.tokenizers import Tokenizers
 
 __all__ = [
     "Atlas",
     "AtlasConfig",
     "AtlasStatistics",
+    "Chat",
     "CheckpointError",
     "Client",
     "ClusterConfig",
@@ -50,7 +59,9 @@ __all__ = [
     "InputError",
     "KvatlasError",
     "Match",
+    "Media",
     "ModelConfig",
+    "OverloadedError",
     "PodConfig",
     "RecordingError",
     "Scores",
@@ -60,7 +71,13 @@ __all__ = [
     "Subscriber",
     "SubscriberConfig",
     "TableFileError",
+    "TemplateError",
+    "TokenizeConfig",
+    "TokenizedPrompt",
+    "TokenizerError",
+    "Tokenizers",
     "TruthReport",
+    "UnsupportedModelError",
     "block_keys",
     "connect",
     "decode_batch",
@@ -68,17 +85,18 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# What needs Ray is imported when it is first asked for: an embedded atlas does without.
-_ON_RAY = {
+# What needs Ray, or the tokenizers library, is imported when it is first asked for: an atlas does without.
+_LATER = {
     "Client": "kvatlas.cluster.client",
     "ClusterConfig": "kvatlas.cluster.config.cluster_config",
     "connect": "kvatlas.cluster.launch",
+    "Tokenizers": "kvatlas.tokenize.tokenizers",
     "start": "kvatlas.cluster.launch",
 }
 
 
 def __getattr__(name: str) -> Any:
-    module = _ON_RAY.get(name)
+    module = _LATER.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return globals().setdefault(name, getattr(import_module(module), name))
