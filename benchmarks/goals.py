@@ -79,14 +79,16 @@ def at_most(what: str, rows: Sequence[str], must: float, aim: float | None = Non
     return Goal(what, f"{must:g}", "" if aim is None else f"{aim:g}", judge)
 
 
-def at_most_the_other(what: str, rows: Sequence[str], must: float, aim: float) -> Goal:
+def at_most_the_other(
+    what: str, rows: Sequence[str], must: float, aim: float, other: str = "in process"
+) -> Goal:
     """So many times the time of the other way to do the same, in the worst of the rows."""
 
     def judge(results: Results) -> Outcome:
         worst = min((results[row] for row in rows), key=lambda r: r.ratio or 0.0)
         times = 1 / worst.ratio if worst.ratio else float("inf")
         return Outcome(
-            f"{_pair(worst)}: {times:.2f}x", f"in process {_peer_pair(worst)}", must / times, aim / times
+            f"{_pair(worst)}: {times:.2f}x", f"{other} {_peer_pair(worst)}", must / times, aim / times
         )
 
     return Goal(what, f"{must:g}x", f"{aim:g}x", judge)
@@ -222,5 +224,31 @@ GOALS = (
     stated(
         "a subscriber's private memory: idle, with 64 pods and 1 M blocks",
         ["actors/subscriber/idle/uss", "actors/subscriber/64/uss"],
+    ),
+    times_the_peer(
+        "next turn of a chat of 8k tokens, messages to ids: a new question, short or long",
+        ["turn/question", "turn/long"],
+        20,
+        100,
+    ),
+    times_the_peer("the same, the reply before the question is new as well", ["turn/reply"], 20, 100),
+    at_most("messages to scores of that turn, 16 pods, us", ["turn/score/question"], 2000, 500),
+    at_most("the same, the reply is new as well, us", ["turn/score/reply"], 2000, 500),
+    at_most_the_other(
+        "a text of 8k tokens, first time seen",
+        ["first/qwen3/text", "first/gpt-oss/text", "first/qwen3/chat"],
+        1.1,
+        0.7,
+        other="plain",
+    ),
+    at_most(
+        "segment memo: bytes a token beyond the text",
+        [f"memo/{kind}/{how}" for kind in ("text", "chat") for how in ("counted", "resident")],
+        8,
+    ),
+    at_most("segment memo that overflows: resident, times its bound", ["memo/bound"], 1.25),
+    stated(
+        "next turn tokenized elsewhere, messages to ids: pool of the cluster, gRPC service",
+        ["ask/pool/ids", "ask/service/ids"],
     ),
 )

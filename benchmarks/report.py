@@ -37,6 +37,10 @@ ROWS_OF = {
     "bench_cluster_recovery.py": ("heal",),
     "bench_cluster_memory.py": ("actors",),
     "bench_cluster_growth.py": ("growth",),
+    "bench_tokenize_turns.py": ("turn",),
+    "bench_tokenize_first.py": ("first",),
+    "bench_tokenize_memory.py": ("memo",),
+    "bench_tokenize_calls.py": ("ask",),
 }
 """Which script measures which rows, by what their names begin with."""
 

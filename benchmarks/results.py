@@ -83,7 +83,7 @@ def machine() -> str:
 def versions() -> str:
     """Of what is measured, in one line."""
     named = [f"Python {platform.python_version()}"]
-    for package in ("kvatlas", "numpy", PEER):
+    for package in ("kvatlas", "numpy", "tokenizers", "jinja2", PEER):
         try:
             named.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:

@@ -6,7 +6,8 @@ import gc
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 
@@ -47,17 +48,24 @@ def _run_each(call: Callable[[Any], object], inputs: list[Any]) -> None:
 def alternate(contenders: Mapping[str, Contender], *, rounds: int, warm_up: int = 2) -> dict[str, Timing]:
     """One sample of each contender per round, every other round in reverse order."""
     samples: dict[str, list[float]] = {name: [] for name in contenders}
-    gc.collect()
-    gc.disable()
-    try:
+    with quiet():
         for i in range(warm_up + rounds):
             for name in list(contenders)[:: 1 if i % 2 == 0 else -1]:
                 seconds = _sample(contenders[name])
                 if i >= warm_up:
                     samples[name].append(seconds)
+    return {name: Timing(statistics.median(all_of), min(all_of)) for name, all_of in samples.items()}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
     finally:
         gc.enable()
-    return {name: Timing(statistics.median(all_of), min(all_of)) for name, all_of in samples.items()}
 
 
 def _sample(contender: Contender) -> float:

@@ -71,3 +71,17 @@ class TableFileError(KvatlasError):
 
 class StaleTableError(TableFileError):
     """The writer of a shared-memory table closed it, or its last heartbeat is too old."""
+
+
+def quoted(words: object, characters_max: int = 1024) -> str:
+    """What others have said, fit for a message: cut where it is long, on one line.
+
+    What a log, a terminal or UTF-8 cannot take as it is stands there as Python would write it.
+    """
+    text = str(words)[:characters_max]
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import kvatlas
@@ -16,6 +18,17 @@ from kvatlas.index.keys import keyspace
 from kvatlas.ingest import atlas_report
 from kvatlas.ingest._native import Mirror
 from kvatlas.ingest.stream.truth import DOUBTS
+from kvatlas.tokenize.config import SidecarConfig
+from kvatlas.tokenize.loading.files import Place
+from kvatlas.tokenize.local import LocalTokenizer
+from kvatlas.tokenize.parity.battery import battery
+from kvatlas.tokenize.pods import PodTokenizer
+from kvatlas.tokenize.pool.bounded_work import WorkStatistics
+from kvatlas.tokenize.segments import components
+from kvatlas.tokenize.service.calls import ServiceStatistics
+from kvatlas.tokenize.service.sidecar_channel import SidecarChannel
+from kvatlas.tokenize.tokenizers import TokenizersStatistics
+from tests.e2e.chat_tokenizer import write_chat_tokenizer
 from tests.test_layout import ROOT, project_files
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -84,11 +97,14 @@ def asked_of(tree: ast.AST, variable: str) -> set[str]:
 
 def test_what_the_readme_asks_of_a_cluster_is_there() -> None:
     """Its lines need a cluster; examples/cluster_clients.py runs the same ones."""
-    (block,) = re.findall(
-        r"```py\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
-    )
-    tree = ast.parse(block)
-    for variable, kind in (("kvatlas", kvatlas), ("client", kvatlas.Client), ("scores", kvatlas.Scores)):
+    blocks = re.findall(r"```py\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    tree = ast.parse("\n".join(blocks))
+    for variable, kind in (
+        ("kvatlas", kvatlas),
+        ("client", kvatlas.Client),
+        ("scores", kvatlas.Scores),
+        ("atlas", kvatlas.Atlas),
+    ):
         names = asked_of(tree, variable)
         assert names
         assert not [name for name in names if not hasattr(kind, name)]
@@ -175,3 +191,51 @@ def test_limits_and_timers_of_the_page_are_those_of_the_code(module: str, struct
     rows = [f"| `{name}` | {default} | {says} |" for name, default, says in fields_of(module, struct)]
     table = text.partition(f"**`{struct}`**")[2].partition("\n\n|")[2].partition("\n\n")[0]
     assert table.splitlines()[2:] == rows
+
+
+def test_cases_of_the_battery_are_those_of_the_page_in_their_order() -> None:
+    text = (ROOT / "docs" / "tokenization.md").read_text(encoding="utf-8")
+    section = text.partition("\n### The battery\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (text|chat) \| [\w ]+ \| (.*) \|$", section, flags=re.MULTILINE)
+    listed = [f"{kind}: {name}" for kind, names in rows for name in names.split("; ")]
+    assert listed == [case.name for case in battery()]
+    assert f"{len(listed)} cases, all equal" in text
+
+
+def test_components_that_are_proven_are_named_on_the_page() -> None:
+    text = (ROOT / "docs" / "tokenization.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Exact, and how that is known\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", section))
+    tables = (components._NORMALIZERS, components._PRE_TOKENIZERS, components._MODELS)  # pyright: ignore[reportPrivateUsage]
+    for table in tables:
+        assert named >= table.keys()
+
+
+@pytest.mark.parametrize(
+    ("heading", "struct"),
+    [
+        ("Counters of all tokenizers", TokenizersStatistics),
+        ("Counters of a service", ServiceStatistics),
+        ("Counters of a queue", WorkStatistics),
+    ],
+)
+def test_counters_of_tokenizing_are_the_fields_of_their_struct(
+    heading: str, struct: type[msgspec.Struct]
+) -> None:
+    assert sorted(first_column("tokenization.md", heading)) == sorted(struct.__struct_fields__)
+
+
+def test_counters_of_each_kind_of_tokenizer_are_those_of_the_page(tmp_path: Path) -> None:
+    write_chat_tokenizer(tmp_path)
+    with (
+        contextlib.closing(LocalTokenizer("m", Place(tmp_path), kvatlas.TokenizeConfig())) as local,
+        contextlib.closing(PodTokenizer("m", "http://127.0.0.1:9", timeout_s=1)) as pod,
+        contextlib.closing(SidecarChannel(SidecarConfig(address="127.0.0.1:9"))) as sidecar,
+    ):
+        counted = {
+            "one tokenizer": local.statistics().counts,
+            "a pod": pod.statistics().counts,
+            "a sidecar": sidecar.statistics(),
+        }
+    for kind, counts in counted.items():
+        assert sorted(first_column("tokenization.md", f"Counters of {kind}")) == sorted(counts)

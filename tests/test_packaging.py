@@ -44,7 +44,7 @@ def test_wheel_holds_the_native_modules_their_stubs_and_the_typing_marker(wheel:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    for folder in ("index", "ingest"):
+    for folder in ("index", "ingest", "tokenize"):
         assert f"kvatlas/{folder}/_native{suffix}" in names
         assert f"kvatlas/{folder}/_native.pyi" in names
     assert "kvatlas/py.typed" in names
@@ -54,7 +54,7 @@ def test_wheel_holds_nothing_but_the_package_and_its_metadata(wheel: Path) -> No
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert all(name.startswith("kvatlas/") for name in names)
-    assert {Path(name).suffix for name in names} <= {".py", ".pyi", ".so", ".typed"}
+    assert {Path(name).suffix for name in names} <= {".proto", ".py", ".pyi", ".so", ".typed"}
 
 
 def test_unpacked_wheel_imports_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:

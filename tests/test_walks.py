@@ -14,6 +14,7 @@ from types import FrameType
 
 import pytest
 
+from kvatlas import Atlas, TokenizeConfig
 from kvatlas.actors.link.links import Links
 from kvatlas.actors.orders import (
     ClusterView,
@@ -36,6 +37,7 @@ from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.sockets.source_config import SourceConfig
 from tests.actors.link.link_peers import wait_until
 from tests.actors.reading.small_cluster import ELSEWHERE, HERE, KEYS, SEED, SETTINGS, Board, ShardAtHand
+from tests.e2e.chat_tokenizer import write_chat_tokenizer
 from tests.test_layout import ROOT
 
 STEP = re.compile(r"`([\w/]+\.(?:py|cpp|hpp)):([\w.]+)`")
@@ -131,7 +133,7 @@ def test_what_architecture_names_by_file_and_function_exists() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("walk", ["write", "read", "feed", "ask"])
+@pytest.mark.parametrize("walk", ["write", "read", "feed", "ask", "chat"])
 def test_a_walk_takes_at_most_six_files(walk: str) -> None:
     assert 3 <= len({file for file, _ in walks()[walk]}) <= 6
 
@@ -156,6 +158,22 @@ def test_python_steps_of_the_walks_are_called_in_their_order_and_without_ray() -
             run.settle()
     for walk in ("write", "read"):
         assert calls.missed(walk) is None
+    assert ("ray" in sys.modules) == ray_before
+
+
+def test_python_steps_of_a_chats_walk_are_called_in_their_order_and_without_ray(tmp_path: Path) -> None:
+    from kvatlas.tokenize.tokenizers import Tokenizers
+
+    write_chat_tokenizer(tmp_path)
+    calls = Calls()
+    ray_before = "ray" in sys.modules
+    with ExitStack() as closing:
+        tokenizers = Tokenizers(TokenizeConfig(models={"some/model": str(tmp_path)}))
+        closing.callback(tokenizers.close)
+        atlas = Atlas(tokenizers=tokenizers)
+        with calls.of_this_thread():
+            atlas.score(messages=[{"role": "user", "content": "Hello!"}], model="some/model")
+    assert calls.missed("chat") is None
     assert ("ray" in sys.modules) == ray_before
 
 

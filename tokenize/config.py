@@ -64,8 +64,9 @@ class SidecarConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class TokenizeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one request may cost."""
 
-    text_bytes_max: int = 32 << 20
-    """UTF-8 bytes of a prompt, or of a rendered chat."""
+    text_bytes_max: int = 8 << 20
+    """UTF-8 bytes of a prompt, or of a rendered chat. While it is encoded, a stretch of it that has neither
+    an added token nor an end of a line takes up to 300 bytes of memory a byte, and a second for each MB."""
     messages_max: int = 20_000
     """Messages of a chat."""
     depth_max: int = 64

@@ -69,7 +69,7 @@ class Tokenizers:
         self._names = frozenset((*self.config.models, *self.config.pods))
         self._shelf = self._new_shelf(self._sources, clock_s)
         # Those who are asked for chats that files do not suffice for.
-        askable = [source for source in self._sources if source.name in ("sidecar", "pods")]
+        askable = [one for one in self._sources if one.name.partition(":")[0] in ("sidecar", "pods")]
         self._askable = self._new_shelf(askable, clock_s) if askable else None
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(("requests", "tokens", "refused", "failed", "passed_on"), 0)
@@ -131,6 +131,7 @@ class Tokenizers:
     def encode_chat(self, model: str, chat: Chat) -> TokenizedPrompt:
         """Of a chat completion. Where the files do not suffice for chats, sidecar or pod is asked."""
         try:
+            chat = chat_of(chat)
             try:
                 prompt = self.get(model).encode_chat(chat)
             except UnsupportedModelError as refusal:
@@ -142,7 +143,7 @@ class Tokenizers:
 
     def render_chat(self, model: str, chat: Chat) -> str:
         """The text that the model's chat template makes of a chat."""
-        return self.get(model).render_chat(chat)
+        return self.get(model).render_chat(chat_of(chat))
 
     def models(self) -> tuple[str, ...]:
         """Names that the sources know beforehand, sorted: searches folders. Others may be found as well."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from kvatlas.actors.orders import decode
@@ -20,6 +20,7 @@ from kvatlas.tokenize.chat.chat import Chat
 from kvatlas.tokenize.pool.affinity import conversation_of
 from kvatlas.tokenize.pool.own_process import OwnProcess, own_process
 from kvatlas.tokenize.pool.prompt_service import ChatGiven, PromptService, Text, text_of
+from kvatlas.tokenize.pool.sizes import bytes_held
 
 if TYPE_CHECKING:
     from kvatlas.actors.tokenizer.figures import TokenizerFigures
@@ -67,7 +68,7 @@ class ClusterTokenizing:
         if way.own is not None:
             run = _bound(getattr(way.service, method), text, arguments)
             is_slow = not way.own.tokenizers.is_at_hand(model_of(arguments))
-            return await asyncio.wrap_future(way.own.work.submit(run, _size(text), is_slow=is_slow))
+            return await asyncio.wrap_future(way.own.work.submit(run, bytes_held(text), is_slow=is_slow))
         assert way.pool is not None
         packed = _packed(text, way.settings)
         answer = await way.pool.call_async(_conversation(text), method, packed, *arguments)
@@ -156,17 +157,6 @@ def _packed(text: Ask, settings: TokenizerSettings) -> Packed:
         what = "prompt" if isinstance(text, str) else "messages" if isinstance(text, Chat) else "texts"
         raise InputError(f"{what}: expected at most {bytes_max} bytes, got {size}")
     return packed
-
-
-def _size(text: Ask) -> int:
-    """About the bytes that it holds while it waits; of a chat those of plain contents."""
-    if isinstance(text, str):
-        return len(text)
-    if isinstance(text, Sequence):
-        return sum(map(len, text))
-    messages: Iterable[Any] = text.messages
-    contents = (one.get("content") for one in messages if isinstance(one, Mapping))
-    return sum(len(content) for content in contents if isinstance(content, str))
 
 
 def _conversation(text: Ask) -> bytes:

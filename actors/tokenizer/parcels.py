@@ -23,10 +23,13 @@ PackedPrompt = tuple[bytes, Sequence[Feature], str]
 
 
 def pack(text: Text | Sequence[str]) -> Packed:
-    """Raises InputError for a chat with something in it that JSON has not."""
+    """Raises InputError for a chat with something in it that JSON has not, and for texts that are none."""
     if isinstance(text, str):
         return text
     if not isinstance(text, Chat):
+        for place, one in enumerate(text):
+            if not isinstance(one, str):
+                raise InputError(f"texts[{place}]: expected a string, got a {type(one).__name__}")
         return list(text)
     try:
         return msgspec.msgpack.encode(text, enc_hook=_plain)

@@ -11,6 +11,13 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SAID = {
+    "chat_scores.py": (
+        "93 tokens to pod-a: 0 foretold as reused, 0 reused",
+        "138 tokens to pod-a: 80 foretold as reused, 80 reused",
+        "181 tokens to pod-a: 128 foretold as reused, 128 reused",
+        "Cut at 3 added tokens and at ends of lines.",
+        "pieces encoded: 8 remembered: 46",
+    ),
     "offline_events.py": (
         "pod-a: 4.6 of 5 blocks, {'gpu': 3, 'cpu': 2}",
         "pod-b: 3.0 of 5 blocks, {'gpu': 3}",

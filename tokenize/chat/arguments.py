@@ -6,6 +6,7 @@ Source: vLLM 0.32, `build_chat_params` of the chat completion request, `merge_kw
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any
 
 from kvatlas.index.errors import InputError
@@ -39,6 +40,8 @@ def template_arguments(chat: Chat, values: PlainValues) -> dict[str, Any]:
         arguments.setdefault("tools", tools)
     documents = values.take(chat.documents, "$.documents")
     effort = chat.reasoning_effort
+    if not isinstance(effort, (str, NoneType)):
+        raise InputError(f"$.reasoning_effort: expected a string, got {type(effort).__name__}")
     if _is_set(documents):
         arguments["documents"] = documents
     if _is_set(effort):

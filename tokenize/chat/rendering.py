@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvatlas.index.errors import InputError, TemplateError, UnsupportedModelError
 from kvatlas.tokenize.chat.arguments import template_arguments, visible
-from kvatlas.tokenize.chat.chat import Chat
+from kvatlas.tokenize.chat.chat import Chat, Media
 from kvatlas.tokenize.chat.continuing import cut_at_mark, marked
 from kvatlas.tokenize.chat.messages.plain_values import PlainValues
 from kvatlas.tokenize.chat.messages.preparing import Prepared, prepare_messages, without_developer
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _BROUGHT_MAX = 16
 """Templates of requests that are kept compiled for one model; its own stay."""
 
+_FLAGS = ("add_generation_prompt", "continue_final_message", "add_special_tokens")
 _ASK_ITS_POD = "its pod can be asked (tokenize.pods)"
 
 
@@ -108,6 +109,11 @@ class ChatRenderer:
             raise InputError(f"$.messages: expected a list, got {type(messages).__name__}")
         if not 0 < len(messages) <= self._limits.messages_max:
             raise InputError(f"$.messages: expected 1 to {self._limits.messages_max}, got {len(messages)}")
+        for name in _FLAGS:
+            if type(getattr(chat, name)) is not bool:
+                raise InputError(
+                    f"$.{name}: expected true or false, got {type(getattr(chat, name)).__name__}"
+                )
         if chat.continue_final_message and chat.add_generation_prompt:
             raise InputError(
                 "$.continue_final_message: expected add_generation_prompt to be false, got true, its default"
@@ -127,6 +133,11 @@ class ChatRenderer:
 
     def _check_media(self, prepared: Prepared, chat: Chat, template: ChatTemplate) -> None:
         n_media = prepared.n_media
+        is_known = isinstance(chat.media, (list, tuple)) and all(
+            isinstance(item, Media) and isinstance(item.identifier, str) for item in chat.media
+        )
+        if not is_known:
+            raise InputError("media: expected a list of Media, each with a string as its identifier")
         if n_media and (template.content_format == "string" or not self._files.placeholder_ids):
             raise UnsupportedModelError(
                 f"model {self._model!r}: expected text alone, got {n_media} images, videos or audios: how "

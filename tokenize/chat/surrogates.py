@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kvatlas.index.errors import InputError
+from kvatlas.index.errors import InputError, quoted
 from kvatlas.tokenize.chat.chat import Chat
 
 
@@ -28,7 +28,7 @@ def _place(value: Any, path: str) -> str | None:
     if isinstance(value, Mapping):
         if any(_first_in(str(key)) is not None for key in value):
             return path
-        steps = [(f".{key!s:.40}", item) for key, item in value.items()]
+        steps = [(f".{quoted(key, 40)}", item) for key, item in value.items()]
     elif isinstance(value, (list, tuple)):
         steps = [(f"[{index}]", item) for index, item in enumerate(value)]
     else:

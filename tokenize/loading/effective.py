@@ -6,6 +6,7 @@ only `tokenizer_config.json` knows. What is certain is done here as well; the re
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,6 +55,7 @@ def _build(files: TokenizerFiles, definition: Mapping[str, Any]) -> Effective:
         doubt = f"transformers' {class_name} expects a BPE vocabulary, and this is none"
         class_name = GENERIC
     _check_merges(definition)
+    _check_charsmaps(definition.get("normalizer"))
     special = SpecialTokens(files, definition, DEFAULT_SPECIAL_TOKENS.get(class_name, {}))
     if class_name == GENERIC:
         tokenizer = Tokenizer.from_str(files.definition)
@@ -86,6 +88,23 @@ def _check_merges(definition: Mapping[str, Any]) -> None:
         second = (merge.split(" ") if isinstance(merge, str) else merge)[-1]
         if not isinstance(second, str) or not second.startswith(prefix):
             raise ValueError(f"merges: expected second parts that begin with {prefix!r}, got {merge!r}")
+
+
+def _check_charsmaps(normalizer: object) -> None:
+    """The library makes room for what such a map promises before it looks, and without memory for that it
+    ends the whole process."""
+    if not isinstance(normalizer, Mapping):
+        return
+    charsmap = normalizer.get("precompiled_charsmap")
+    if isinstance(charsmap, str):
+        n_promised = int.from_bytes(binascii.a2b_base64(charsmap[:8])[:4], "little")
+        if n_promised > len(charsmap):
+            raise ValueError(
+                f"precompiled_charsmap: expected a map of at most its own size, got one of {n_promised} bytes"
+            )
+    members = normalizer.get("normalizers")
+    for member in members if isinstance(members, list) else ():
+        _check_charsmaps(member)
 
 
 def _doubt(files: TokenizerFiles, definition: Mapping[str, Any], class_name: str) -> str:

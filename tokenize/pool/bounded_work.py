@@ -119,23 +119,34 @@ class BoundedWork:
 
     def _admit(self, piece: _Piece, may_spill: bool) -> None:
         limits = self.limits
-        waiting = len(self._quick) + len(self._slow)
         waiting_max = min(limits.spill_max, limits.waiting_max) if may_spill else limits.waiting_max
         if self._is_closed:
             raise OverloadedError(f"{self._name}: expected to be open, got closed: ask elsewhere")
+        if not self._has_room(piece, waiting_max):
+            self._drop_unwanted()
+        if self._has_room(piece, waiting_max):
+            return
+        self._counts["spilled" if may_spill else "refused"] += 1
+        raise OverloadedError(
+            f"{self._name}: expected fewer than {waiting_max} requests to wait, half of them slow, and at "
+            f"most {limits.waiting_bytes_max} bytes of requests; got {len(self._quick) + len(self._slow)}, "
+            f"{len(self._slow)} of them slow, and {self._bytes} bytes and {piece.n_bytes} more"
+        )
+
+    def _has_room(self, piece: _Piece, waiting_max: int) -> bool:
         is_crowd_of_slow = piece.is_slow and len(self._slow) >= (waiting_max + 1) // 2
-        if waiting >= waiting_max or is_crowd_of_slow:
-            self._counts["spilled" if may_spill else "refused"] += 1
-            raise OverloadedError(
-                f"{self._name}: expected fewer than {waiting_max} requests to wait, half of them slow, "
-                f"got {waiting}, {len(self._slow)} of them slow"
-            )
-        if self._bytes and self._bytes + piece.n_bytes > limits.waiting_bytes_max:
-            self._counts["refused"] += 1
-            raise OverloadedError(
-                f"{self._name}: expected at most {limits.waiting_bytes_max} bytes of requests, got "
-                f"{self._bytes} and {piece.n_bytes} more"
-            )
+        if len(self._quick) + len(self._slow) >= waiting_max or is_crowd_of_slow:
+            return False
+        return not self._bytes or self._bytes + piece.n_bytes <= self.limits.waiting_bytes_max
+
+    def _drop_unwanted(self) -> None:
+        """Who asks and gives up, again and again, takes no place from others."""
+        for queue in (self._quick, self._slow):
+            for piece in [one for one in queue if one.future.cancelled()]:
+                queue.remove(piece)
+                piece.future.set_running_or_notify_cancel()
+                self._bytes -= piece.n_bytes
+                self._counts["given_up"] += 1
 
     def statistics(self) -> WorkStatistics:
         with self._condition:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Ids = npt.NDArray[np.uint32]
-_BATCH_CHARS = 4 << 20  # of the library's own objects, 100 bytes a token, only so many live at a time
+_BATCH_CHARS = 1 << 20
+"""Of the library's own objects, 100 to 300 bytes a token, only those of so much text live at a time (or of
+one text that is longer)."""
 
 
 class PlainEncoder:

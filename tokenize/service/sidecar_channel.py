@@ -12,7 +12,14 @@ from typing import Any
 import grpc
 
 from kvatlas.index import errors
-from kvatlas.index.errors import ConfigError, InputError, KvatlasError, OverloadedError, TokenizerError
+from kvatlas.index.errors import (
+    ConfigError,
+    InputError,
+    KvatlasError,
+    OverloadedError,
+    TokenizerError,
+    quoted,
+)
 from kvatlas.tokenize.config import SidecarConfig
 from kvatlas.tokenize.service import metadata
 from kvatlas.tokenize.service.addresses import parse_address
@@ -134,7 +141,7 @@ class SidecarChannel:
 
     def _failure(self, method: str, error: grpc.RpcError) -> KvatlasError:
         assert isinstance(error, grpc.Call)
-        code, details = error.code(), (error.details() or "")[:_TEXT_MAX]
+        code, details = error.code(), quoted(error.details() or "", _TEXT_MAX)
         if code not in _NOT_OF_THE_SERVICE:
             self.takes_chats = bool(metadata.value_of(error.trailing_metadata(), metadata.TAKES_CHATS))
         where = f"{self.name}: {method}"
@@ -148,7 +155,7 @@ class SidecarChannel:
         return TokenizerError(f"{where}: expected an answer, got {code.name}: {details}")
 
     def _told(self, method: str, text: str, kind: str) -> KvatlasError:
-        where = f"{self.name}: {method}: {text[:_TEXT_MAX] or 'no success, and no reason'}"
+        where = f"{self.name}: {method}: {quoted(text, _TEXT_MAX) or 'no success, and no reason'}"
         error: type[KvatlasError] = getattr(errors, kind) if kind in _TOLD else TokenizerError
         return error(where)
 

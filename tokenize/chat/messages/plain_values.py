@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from kvatlas.index.errors import InputError
+from kvatlas.index.errors import InputError, quoted
 
 VALUES_MAX = 1_000_000
 """Entries of the objects and arrays of one chat; those of a value that appears twice count twice."""
@@ -68,7 +68,7 @@ class PlainValues:
             try:
                 taken = self._take(item, depth + 1)
             except _MisplacedError as error:
-                error.under(f".{key:.40}")
+                error.under(f".{quoted(key, 40)}")
             if taken is not item:
                 if converted is None:
                     converted = dict(value)
@@ -115,5 +115,4 @@ class _MisplacedError(Exception):
         raise self
 
     def place(self) -> str:
-        # A key may hold half a character; the message must be fit to be logged and sent.
-        return "".join(reversed(self._steps)).encode("utf-8", "backslashreplace").decode()
+        return "".join(reversed(self._steps))

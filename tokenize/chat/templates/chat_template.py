@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Template, meta, nodes
 from jinja2.exceptions import TemplateError as JinjaError
 
-from kvatlas.index.errors import TemplateError
+from kvatlas.index.errors import TemplateError, quoted
 from kvatlas.tokenize.chat.templates.budget import Budget, StoppedError
 from kvatlas.tokenize.chat.templates.calls import RefusedChatError, local_clock
 from kvatlas.tokenize.chat.templates.content_format import ContentFormat, content_format
@@ -98,13 +98,13 @@ class ChatTemplate:
     def _says(self, error: BaseException, line: int | None) -> str:
         where = f"chat template {self.name}" + (f", line {line}" if line else "")
         if isinstance(error, RefusedChatError):
-            return f"{where}: {error}"
+            return f"{where}: {quoted(error, _MESSAGE_MAX)}"
         if isinstance(error, StoppedError):
             return f"{where}: stopped: {error}"
         if isinstance(error, RecursionError):
             return f"{where}: nested too deeply"
         said = error.message or "" if isinstance(error, JinjaError) else f"{type(error).__name__}: {error}"
-        return f"{where}: {said[:_MESSAGE_MAX]}"
+        return f"{where}: {quoted(said, _MESSAGE_MAX)}"
 
 
 def _check_size(source: str, name: str, limits: TokenizeLimits) -> None:
