@@ -27,6 +27,9 @@ def serve(
     config: ConfigFile = None,
     hub: Download = False,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Calls worked on at a time.")] = 4,
+    socket_mode: Annotated[
+        str, typer.Option(help="Permissions of a Unix socket, octal: 660 lets its group in.")
+    ] = "600",
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM; over TCP only.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM, of the certificate.")] = None,
     tls_client_ca: Annotated[
@@ -42,6 +45,7 @@ def serve(
         service = ServiceConfig(
             listen=tuple(listen or _LISTEN),
             threads=threads,
+            socket_mode=socket_mode,
             tls_certificate_file=_path(tls_certificate),
             tls_key_file=_path(tls_key),
             tls_client_ca_file=_path(tls_client_ca),
@@ -50,9 +54,11 @@ def serve(
             for name in models:
                 typer.echo(f"{name}: {tokenizers.get(name).served_by}", err=True)
             server = TokenizationServer(tokenizers, service)
-            typer.echo(f"listens at {', '.join(server.start())}", err=True)
-            ending.wait()
-            server.stop()
+            try:
+                typer.echo(f"listens at {', '.join(server.start())}", err=True)
+                ending.wait()
+            finally:
+                server.stop()
 
 
 def _path(given: Path | None) -> str | None:

@@ -141,7 +141,7 @@ class ChatRenderer:
         if n_media and (template.content_format == "string" or not self._files.placeholder_ids):
             raise UnsupportedModelError(
                 f"model {self._model!r}: expected text alone, got {n_media} images, videos or audios: how "
-                f"its server places them is not known here; {_ASK_ITS_POD}"
+                "its server places them is not known here"
             )
         if n_media != len(chat.media):
             raise InputError(

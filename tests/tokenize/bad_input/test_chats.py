@@ -48,7 +48,7 @@ def test_body_of_a_request_is_a_chat_too(tokenizers: Tokenizers) -> None:
     assert tokenizers.render_chat("good", body) == tokenizers.render_chat("good", Chat(messages=[USER]))
 
 
-def test_list_that_holds_itself_where_nobody_looks_does_no_harm(tokenizers: Tokenizers) -> None:
+def test_list_that_holds_itself_is_refused_also_where_no_template_looks(tokenizers: Tokenizers) -> None:
     messages: list[dict[str, Any]] = [{"role": "user", "content": "hello", "name": CYCLIC}]
     refusal(tokenizers, lambda: tokenizers.encode_chat("good", Chat(messages=messages)))
 

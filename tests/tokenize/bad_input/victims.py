@@ -23,7 +23,8 @@ CURIOUS = (
     "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}"
     "{% if c.function.arguments.refuse %}{{ raise_exception(c.function.arguments.refuse) }}{% endif %}"
     "{% endfor %}{% if m.role == 'bad' %}{{ raise_exception(m.content) }}{% endif %}{% endfor %}"
-    "{% if tools %}{{ tools | tojson }}{% for t in tools %}{{ t.function.parameters.items }}{% endfor %}{% endif %}"
+    "{% if tools %}{{ tools | tojson }}"
+    "{% for t in tools %}{{ t.function.parameters.items }}{% endfor %}{% endif %}"
     "{{ x }}{{ documents }}{{ reasoning_effort }}{{ loop }}{{ self }}{{ namespace }}{{ range }}"
 )
 """A template that looks at everything, functions of its environment included."""

@@ -163,10 +163,10 @@ def test_media_are_rendered_where_their_sizes_are_given() -> None:
 
 
 @pytest.mark.parametrize("files", [{"template": _PARTS}, {"template": _CHATML, "placeholder_ids": (7,)}])
-def test_media_of_models_that_are_not_known_are_for_their_pods(files: dict[str, Any]) -> None:
+def test_media_of_models_that_are_not_known_are_refused(files: dict[str, Any]) -> None:
     message = {"role": "user", "content": [_PICTURE]}
     with pytest.raises(
-        UnsupportedModelError, match=r"model 'm': expected text alone, got 1 .* pod can be asked"
+        UnsupportedModelError, match=r"model 'm': expected text alone, got 1 .* not known here"
     ):
         _renderer(**files).render(_chat(message, media=(Media(identifier="a", n_tokens=5),)))
 
