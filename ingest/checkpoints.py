@@ -112,6 +112,7 @@ class Checkpoints:
             groups=tuple(
                 GroupMark(number, group.kind, group.window_tokens, group.block_size_tokens)
                 for number, group in sorted(worker.groups.items())
+                if not worker.unseen_groups >> number & 1
             ),
             position=StreamPosition(*position) if position is not None else None,
             truth=msgspec.msgpack.encode(beside),

@@ -227,11 +227,7 @@ class FleetState:
             self._stores.of_tier(worker, STORAGE) is not None,
         )
         worker.judge_block_sizes()
-        told = groups, [store.lane for store in worker.stores.values()], worker.config
-        if worker.told != told:
-            worker.told = told
-            self._outlet.tell(worker.number, *told)
-            self.note_change()
+        worker.tell(groups)
 
     def remove_pod(self, pod: str) -> None:
         for worker in [worker for worker in self.workers() if worker.pod == pod]:

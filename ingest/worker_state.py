@@ -56,7 +56,7 @@ class WorkerSetup:
     changed: Callable[[State, State], None]
     """Told of every change of a worker's state."""
     noted: Callable[[], None]
-    """Called when a doubt of a worker comes or goes."""
+    """Called when a doubt of a worker comes or goes, or when it consists of something else."""
 
 
 class WorkerState:
@@ -109,10 +109,12 @@ class WorkerState:
         return self._setup.apply(self, payload)
 
     def restart(self) -> None:
+        self.unseen_groups = sum(1 << number for number in self.groups)
+        self.tell([])
         self._empty()
+        self.judge_block_sizes()
         self.lag.restart()
         self.agreement.forget()
-        self.unseen_groups = sum(1 << number for number in self.groups)
 
     def lost(self) -> None:
         if self.mirror is not None:
@@ -135,6 +137,14 @@ class WorkerState:
             self.mirror.restart(self.keyspace)
             self._setup.outlet.apply(self.mirror.take())
         self.observe()
+
+    def tell(self, groups: list[Group]) -> None:
+        """Tell the outlet what the worker consists of now, where that is news."""
+        told = groups, [store.lane for store in self.stores.values()], self.config
+        if self.told != told:
+            self.told = told
+            self._setup.outlet.tell(self.number, *told)
+            self._setup.noted()
 
     def observe_changes(self) -> None:
         """After every batch: bring the truth up to date, which most batches do not touch."""

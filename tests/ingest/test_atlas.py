@@ -19,6 +19,7 @@ from kvatlas import (
     PodConfig,
     block_keys,
 )
+from kvatlas.index.shards import Strategy
 from tests.ingest.plain_batches import batch, stored
 
 TOKENS = list(range(1, 65))
@@ -144,6 +145,35 @@ def test_a_jump_in_the_sequence_is_counted_and_one_backwards_empties_the_worker(
     (worker,) = atlas.statistics().workers
     assert (worker.restarts, worker.sequence, worker.blocks) == (1, 0, {"gpu": 1, "cpu": 0})
     assert dict(atlas.score(TOKENS, model="m", strategy="longest_prefix")) == {"a": 1.0}
+
+
+@pytest.mark.parametrize("strategy", ["longest_prefix", "reusable"])
+@pytest.mark.parametrize(
+    "first_words",
+    [
+        [{"type": "AllBlocksCleared"}],
+        [{"type": "BlockRemoved", "block_hashes": [4]}],
+        [{"type": "BlockRemoved", "block_hashes": [4], "medium": "DISK"}],
+        [],
+    ],
+)
+def test_files_count_for_a_restarted_engine_only_once_it_has_named_its_groups(
+    atlas: Atlas, first_words: list[object], strategy: Strategy
+) -> None:
+    """Files do not tell their group, and the new engine may have others than the one before."""
+
+    def matched() -> dict[str, int]:
+        found = atlas.score([*TOKENS, 0], model="m", strategy=strategy)
+        return {match.pod: match.blocks for match in found.matches}
+
+    for pod in (b"a", b"b"):
+        atlas.ingest(b"kv@%s@m" % pod, 0, batch(stored([1, 2, 3, 4], TOKENS)))
+        atlas.ingest(b"kv@%s@m" % pod, 1, batch(stored([1, 2, 3, 4], TOKENS, medium="STORAGE")))
+    atlas.ingest(b"kv@a@m", 0, batch(*first_words))
+    assert matched() == {"b": 4}
+    assert len(atlas.residency("m")["m/storage"]) == 4, "stores outlive their engines"
+    atlas.ingest(b"kv@a@m", 1, batch(stored([1], TOKENS[:16])))
+    assert matched() == {"a": 4, "b": 4}
 
 
 def test_unknown_parents_wait_within_bounds_and_are_counted() -> None:

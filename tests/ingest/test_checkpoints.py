@@ -87,6 +87,20 @@ def test_a_worker_goes_on_behind_its_checkpoint_though_its_server_keeps_less(tmp
         second.close()
 
 
+def test_groups_from_before_a_restart_are_not_saved(tmp_path: Path) -> None:
+    """The new engine may have others: nothing that it holds would match while an old one is asked for."""
+    saved, loaded = new_atlas(), new_atlas()
+    saved.ingest(b"kv@a@some/model", 0, batch(stored([1, 2, 3, 4], TOKENS)))
+    saved.ingest(b"kv@a@some/model", 1, batch(stored([1, 2, 3, 4], TOKENS, group_idx=1)))
+    saved.ingest(b"kv@a@some/model", 0, batch({"type": "AllBlocksCleared"}))
+    saved.save(tmp_path)
+    assert loaded.load(tmp_path).errors == ()
+    for atlas in (saved, loaded):
+        atlas.ingest(b"kv@a@some/model", 1, batch(stored([1, 2, 3, 4], TOKENS)))
+        assert dict(atlas.score([*TOKENS, 1], model=MODEL)) == {"a": 4.0}
+        atlas.close()
+
+
 def test_a_server_that_has_restarted_meanwhile_is_not_believed_to_be_the_saved_one(tmp_path: Path) -> None:
     with SimulatedServer("a", MODEL, blocks=64) as server:
         publisher = server.listen()

@@ -125,6 +125,24 @@ def test_the_part_names_workers_lanes_and_states() -> None:
     assert (worker.state, worker.doubts, worker.lacks_extras) == ("EXACT", (), False)
 
 
+def test_a_worker_consists_of_nothing_from_its_engines_restart_until_it_names_a_group() -> None:
+    mirror = new_mirror(lanes=(7, 10))
+    feed = mirror.feed(has_replay=True)
+    for seq, payload in enumerate((FIRST, batch(stored([9], TOKENS[:32], block_size=32, group_idx=1)))):
+        feed.receive(TOPIC, seq, payload)
+    assert "uneven" in doubts(mirror)
+    feed.opened()
+    (request,) = feed.requests()
+    request.handler.began(request.number)
+    request.handler.replayed(request.number, TOPIC, request.start, SECOND)  # another engine's batch
+    assert mirror.part().workers[0].groups == ()
+    assert "uneven" not in doubts(mirror)
+    answer(feed, batch({"type": "AllBlocksCleared"}))
+    assert mirror.part().workers[0].groups == ()
+    feed.receive(TOPIC, 1, FIRST)
+    assert [group.lane for group in mirror.part().workers[0].groups] == [7], "its lane is kept"
+
+
 def test_the_version_rises_with_a_doubt_and_not_with_its_details() -> None:
     mirror = new_mirror()
     mirror.ingest(TOPIC, 0, FIRST)
