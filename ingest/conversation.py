@@ -40,10 +40,17 @@ class Conversation:
         """What should be asked now."""
         return self._talk.request if self._worker is None else self._worker.stream.request
 
+    @property
+    def _is_over(self) -> bool:
+        """Its worker was removed: its lanes may be another's by now, and answers still come."""
+        return self._worker is not None and self._worker.removed
+
     def began(self, number: int) -> None:
         """The request is on its way."""
         intake = self._feed.intake
         with intake.lock:
+            if self._is_over:
+                return
             if self._worker is not None:
                 self._worker.stream.replay_began(number, intake.clock_s())
             elif self._talk.is_current(number):
@@ -53,6 +60,8 @@ class Conversation:
         """A batch of the answer, in its order; `topic` None where the server's answers have none."""
         intake = self._feed.intake
         with intake.lock:
+            if self._is_over:
+                return
             now_s = intake.clock_s()
             try:
                 if self._worker is None:
@@ -70,6 +79,8 @@ class Conversation:
         """The end marker of the answer."""
         intake = self._feed.intake
         with intake.lock:
+            if self._is_over:
+                return
             if self._worker is not None:
                 self._worker.stream.replay_ended(number, intake.clock_s())
             elif self._talk.is_current(number):
@@ -80,6 +91,8 @@ class Conversation:
         """The answer broke off, or is none."""
         intake = self._feed.intake
         with intake.lock:
+            if self._is_over:
+                return
             if self._worker is not None:
                 self._worker.stream.replay_failed(number, why, intake.clock_s())
             elif self._talk.is_current(number):

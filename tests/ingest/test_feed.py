@@ -214,6 +214,28 @@ def test_a_pod_that_is_removed_comes_back_as_a_new_worker_when_it_speaks() -> No
     atlas.close()
 
 
+@pytest.mark.parametrize("other_engine", [False, True])
+def test_a_late_answer_for_a_removed_pod_changes_nothing_of_who_has_its_lanes_now(other_engine: bool) -> None:
+    clock = Clock()
+    atlas = new_atlas(clock)
+    feed = atlas.feed(has_replay=True)
+    feed.receive(TOPIC, 0, FIRST)
+    feed.opened()
+    (request,) = feed.requests()
+    request.handler.began(request.number)
+    atlas.remove_pod("a")
+    atlas.ingest(b"kv@b@m", 0, FIRST)
+    before = atlas.residency("m"), dict(atlas.score([*TOKENS, 1], model="m"))
+    request.handler.replayed(request.number, TOPIC, 0, SECOND if other_engine else FIRST)
+    request.handler.replayed(request.number, TOPIC, 1, SECOND)
+    request.handler.ended(request.number)
+    request.handler.failed(request.number, "broken")
+    assert (atlas.residency("m"), dict(atlas.score([*TOKENS, 1], model="m"))) == before
+    assert before[1] == {"b": 2.0}
+    assert [worker.pod for worker in atlas.statistics().workers] == ["b"]
+    atlas.close()
+
+
 def test_a_clear_makes_a_late_joiner_complete_where_it_cannot_have_offloaded() -> None:
     for offloads, expected in ((False, ("EXACT", set())), (None, ("PARTIAL", {"missed_offloaded"}))):
         atlas = new_atlas(Clock(), a=PodConfig(offloads=offloads))
