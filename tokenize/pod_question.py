@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kvatlas.index.errors import InputError
+from kvatlas.index.errors import InputError, quoted
 from kvatlas.tokenize.chat.chat import Chat
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
@@ -77,4 +77,4 @@ def _is_text(part: Mapping[str, Any]) -> bool:
 
 def brief(error: Exception) -> str:
     """What an error says, in a line or two."""
-    return (str(error) or type(error).__name__)[:_LETTERS_MAX]
+    return quoted(str(error) or type(error).__name__, _LETTERS_MAX)

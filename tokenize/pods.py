@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from kvatlas.index.errors import InputError, TokenizerError, UnsupportedModelError
+from kvatlas.index.errors import InputError, TokenizerError, UnsupportedModelError, quoted
 from kvatlas.tokenize.backend import TokenizerStatistics
 from kvatlas.tokenize.chat.chat import Chat
 from kvatlas.tokenize.config import TokenizeLimits
@@ -200,4 +200,4 @@ def _said(answer: Answer) -> str:
     for field in ("error", "message", "detail"):
         if isinstance(told, dict) and field in told:
             told = told[field]
-    return " ".join(str(told).split())[:_SAID_LETTERS]
+    return quoted(" ".join(str(told).split()), _SAID_LETTERS)

@@ -114,8 +114,8 @@ class Tokenizers:
     ) -> list[TokenizedPrompt]:
         """Of several plain completions; what no memo holds is encoded in parallel."""
         try:
-            if isinstance(texts, str):
-                raise InputError("texts: expected a list of strings, got one string")
+            if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
+                raise InputError(f"texts: expected a list of strings, got one {type(texts).__name__}")
             tokenizer = self.get(model)
             if isinstance(tokenizer, LocalTokenizer):
                 encoded = tokenizer.encode_many(texts, add_special_tokens=add_special_tokens)

@@ -27,10 +27,7 @@ def pack(text: Text | Sequence[str]) -> Packed:
     if isinstance(text, str):
         return text
     if not isinstance(text, Chat):
-        for place, one in enumerate(text):
-            if not isinstance(one, str):
-                raise InputError(f"texts[{place}]: expected a string, got a {type(one).__name__}")
-        return list(text)
+        return _strings(text)
     try:
         return msgspec.msgpack.encode(text, enc_hook=_plain)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -74,6 +71,15 @@ def model_of(arguments: Sequence[Any]) -> str:
     """That a method is asked about: its first argument after the text, or among what is asked."""
     model: str = arguments[0]["model"] if isinstance(arguments[0], dict) else arguments[0]
     return model
+
+
+def _strings(texts: object) -> list[str]:
+    if isinstance(texts, bytes) or not isinstance(texts, Sequence):
+        raise InputError(f"text: expected a string or a list of strings, got a {type(texts).__name__}")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"texts[{place}]: expected a string, got a {type(text).__name__}")
+    return list(texts)
 
 
 def _pack_prompt(tokenized: TokenizedPrompt) -> PackedPrompt:

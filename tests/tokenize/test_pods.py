@@ -152,6 +152,9 @@ def test_other_servers_call_them_token_ids_and_send_chunks() -> None:
         assert {question.connection for question in pod.questions} == {0}
 
 
+LONG = TokenizeLimits(text_bytes_max=64 << 20)
+
+
 def _hang(question: Question) -> Iterator[bytes]:
     question.ended.wait()
     yield b""
@@ -185,7 +188,9 @@ def test_a_server_that_hangs_or_trickles_is_given_up_in_time(answering: Any) -> 
 
 def test_a_server_that_does_not_read_is_given_up_in_time() -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as deaf:
-        asked = PodTokenizer("m", f"http://127.0.0.1:{deaf.getsockname()[1]}", timeout_s=HURRIED_S)
+        asked = PodTokenizer(
+            "m", f"http://127.0.0.1:{deaf.getsockname()[1]}", timeout_s=HURRIED_S, limits=LONG
+        )
         with pytest.raises(TokenizerError, match="timed out"):
             asked.encode("a" * (16 << 20))  # more than the buffers of a connection take
 
@@ -204,7 +209,9 @@ def test_a_server_that_reads_in_sips_is_given_up_in_time() -> None:
 
         reader = threading.Thread(target=sip)
         reader.start()
-        asked = PodTokenizer("m", f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=HURRIED_S)
+        asked = PodTokenizer(
+            "m", f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=HURRIED_S, limits=LONG
+        )
         with pytest.raises(TokenizerError, match="timed out"):
             asked.encode(text)
         reader.join()

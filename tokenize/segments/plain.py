@@ -18,6 +18,8 @@ Ids = npt.NDArray[np.uint32]
 _BATCH_CHARS = 1 << 20
 """Of the library's own objects, 100 to 300 bytes a token, only those of so much text live at a time (or of
 one text that is longer)."""
+_TEXT_CHARS = 128
+"""What a text counts besides its characters: the library's object for one takes half a kilobyte at least."""
 
 
 class PlainEncoder:
@@ -109,10 +111,11 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
     for text in texts:
         if not isinstance(text, str):  # the library would take two texts for a pair
             _check_text(text)
-        if batch and n_chars + len(text) > _BATCH_CHARS:
+        n_more = len(text) + _TEXT_CHARS
+        if batch and n_chars + n_more > _BATCH_CHARS:
             yield batch
             batch, n_chars = [], 0
         batch.append(text)
-        n_chars += len(text)
+        n_chars += n_more
     if batch:
         yield batch

@@ -14,6 +14,8 @@ BIG = "y" * (5 << 20)
 DEEP = "[" * 100_000 + "]" * 100_000
 CYCLIC: list[Any] = []
 CYCLIC.append(CYCLIC)
+_NUMBER: Any = 5
+NAMELESS = Media(identifier=_NUMBER, n_tokens=1)
 
 
 def of(**fields: Any) -> Chat:
@@ -127,11 +129,7 @@ FIELDS: dict[str, Hostile] = {
     "to go on and to begin": (of(continue_final_message=True), InputError, "continue_final_message: "),
     "a number for media": (of(media=5), InputError, "media: expected a list of Media"),
     "numbers as media": (of(media=[5]), InputError, "media: expected a list of Media"),
-    "a number as identifier": (
-        of(media=[Media(identifier=5, n_tokens=1)]),
-        InputError,
-        "string as its identifier",
-    ),  # type: ignore[arg-type]
+    "a number as identifier": (of(media=[NAMELESS]), InputError, "string as its identifier"),
     "media of nothing": (of(media=[Media(identifier="x", n_tokens=1)]), InputError, "media: expected"),
     "no chat": (5, InputError, "expected a request body or a list of messages, got int"),
     "nothing": (None, InputError, "got NoneType"),

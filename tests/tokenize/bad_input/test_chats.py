@@ -88,20 +88,13 @@ def test_fields_named_like_methods_give_what_jinja_gives(tokenizers: Tokenizers,
 
 
 FUNCTIONS = (
-    "raise_exception",
-    "strftime_now",
-    "namespace",
-    "range",
-    "loop",
-    "self",
-    "x",
-    "context",
-    "environment",
+    *("raise_exception", "strftime_now", "namespace", "range", "loop", "self", "context", "environment"),
+    *("bos_token", "add_generation_prompt", "caller", "varargs", "x"),
 )
 
 
 def test_arguments_named_like_functions_stay_in_their_own_request(tokenizers: Tokenizers) -> None:
-    hostile = dict.fromkeys((*FUNCTIONS, "bos_token", "add_generation_prompt", "caller", "varargs"), "STOLEN")
+    hostile: dict[str, Any] = dict.fromkeys(FUNCTIONS, "STOLEN")
     before = tokenizers.render_chat("curious", Chat(messages=[USER]))
     given = Chat(messages=[USER], chat_template_kwargs=hostile)
     assert "STOLEN" in tokenizers.render_chat("curious", given)

@@ -40,11 +40,12 @@ def write_victims(folder: Path) -> Path:
 
 def victims(folder: Path, **settings: Any) -> Tokenizers:
     """Reads no other folders than this one."""
-    settings = {
+    given: dict[str, Any] = {
         "order": ("folders", "sidecar", "pods"),
         "limits": TokenizeLimits(render_s_max=1.0),
-    } | settings
-    return Tokenizers(TokenizeConfig(folders=(str(folder),), request_templates=True, **settings))
+        **settings,
+    }
+    return Tokenizers(TokenizeConfig(folders=(str(folder),), request_templates=True, **given))
 
 
 def check_message(error: BaseException) -> None:

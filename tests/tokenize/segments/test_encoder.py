@@ -146,6 +146,16 @@ def test_a_share_of_the_answers_is_checked_and_the_first_few_always() -> None:
     assert {encoder.statistics()["mismatches"] for encoder in (never, always, half)} == {0}
 
 
+def test_a_text_of_more_than_a_million_characters_is_not_compared() -> None:
+    """Encoded whole it would take more memory than all its pieces, one after the other."""
+    reference, encoder = tokenizer_of(), encoder_of(check_share=1.0)
+    text = "<|a|>one two\n" * 90_000
+    assert encoder.encode(text, add_special_tokens=False).tolist() == plain(reference, text)
+    assert encoder.statistics()["checked"] == 0
+    encoder.encode(CHAT, add_special_tokens=False)
+    assert encoder.statistics()["checked"] == 1
+
+
 def test_a_wrong_answer_is_never_given_and_disables_the_memo(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = tokenizer_of()
     encoder = encoder_of(tokenizer, check_share=1.0)

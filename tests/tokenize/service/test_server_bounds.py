@@ -153,7 +153,7 @@ def test_text_or_chat_beyond_the_limits_of_tokenizers_is_an_answer(tokenizers: T
                 caller.call("RenderChatCompletion", model_name="small", messages=[message] * 100_000),
             ):
                 assert not got.success
-                assert "expected at most 33554432" in got.error_message or "got 100000" in got.error_message
+                assert "expected at most 8388608" in got.error_message or "got 100000" in got.error_message
         assert server.statistics().failed == 3
 
 
