@@ -35,7 +35,7 @@ from kvatlas.ingest.discovery.entries import PodEntry
 from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.tokenize.config import SidecarConfig, TokenizeConfig
 from kvatlas.tokenize.service.config import ServiceConfig
-from kvatlas.tokenize.service.server import TokenizationServer
+from kvatlas.tokenize.service.serving.server import TokenizationServer
 from kvatlas.tokenize.service.sidecar import SidecarSource
 from kvatlas.tokenize.tokenizers import Tokenizers
 

@@ -25,7 +25,7 @@ from kvatlas.tokenize.parity.battery import battery
 from kvatlas.tokenize.pods import PodTokenizer
 from kvatlas.tokenize.pool.bounded_work import WorkStatistics
 from kvatlas.tokenize.segments import components
-from kvatlas.tokenize.service.calls import ServiceStatistics
+from kvatlas.tokenize.service.serving.calls import ServiceStatistics
 from kvatlas.tokenize.service.sidecar_channel import SidecarChannel
 from kvatlas.tokenize.tokenizers import TokenizersStatistics
 from tests.e2e.chat_tokenizer import write_chat_tokenizer

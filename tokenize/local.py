@@ -18,7 +18,7 @@ from kvatlas.tokenize.chat.rendering import ChatRenderer
 from kvatlas.tokenize.chat.surrogates import name_surrogate
 from kvatlas.tokenize.chat.template_files import TemplateFiles, template_files
 from kvatlas.tokenize.config import TokenizeConfig
-from kvatlas.tokenize.loading.effective import Effective, effective
+from kvatlas.tokenize.loading.classes.effective import Effective, effective
 from kvatlas.tokenize.loading.files import Place, TokenizerFiles, read_files, stamp_of
 from kvatlas.tokenize.loading.texts import check_text
 from kvatlas.tokenize.prompt import TokenizedPrompt

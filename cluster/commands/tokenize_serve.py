@@ -39,7 +39,7 @@ def serve(
     """Serve tokens over gRPC, as llm-d's sidecar does. SIGTERM ends it when running calls have ended."""
     with clear_errors():
         from kvatlas.tokenize.service.config import ServiceConfig
-        from kvatlas.tokenize.service.server import TokenizationServer
+        from kvatlas.tokenize.service.serving.server import TokenizationServer
 
         models = dict(map(_named, model or ()))
         service = ServiceConfig(

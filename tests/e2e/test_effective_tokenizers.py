@@ -13,7 +13,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from kvatlas.index.errors import TokenizerError
-from kvatlas.tokenize.loading.effective import effective
+from kvatlas.tokenize.loading.classes.effective import effective
 from kvatlas.tokenize.loading.files import Place, read_files
 from tests.models.tokenizer_kinds import byte_level_bpe, metaspace_bpe, unigram, with_tokens
 from tests.tokenize.loading.model_files import small_tokenizer, write_model

@@ -6,7 +6,7 @@ from typing import Any
 
 from kvatlas.index.errors import InputError
 from kvatlas.tokenize.chat.chat import Chat
-from kvatlas.tokenize.service.json_texts import from_json
+from kvatlas.tokenize.service.wire.json_texts import from_json
 
 Json = dict[str, Any]
 

@@ -14,10 +14,10 @@ from kvatlas.tokenize.chat.chat import Chat
 from kvatlas.tokenize.config import SidecarConfig, TokenizeLimits
 from kvatlas.tokenize.loading.texts import check_text
 from kvatlas.tokenize.prompt import TokenizedPrompt
-from kvatlas.tokenize.service.chat_messages import completion_request, template_request
-from kvatlas.tokenize.service.features import read_features
-from kvatlas.tokenize.service.schema import message_class
 from kvatlas.tokenize.service.sidecar_channel import SidecarChannel
+from kvatlas.tokenize.service.wire.chat_messages import completion_request, template_request
+from kvatlas.tokenize.service.wire.features import read_features
+from kvatlas.tokenize.service.wire.schema import message_class
 
 
 class SidecarSource:

@@ -21,9 +21,9 @@ from kvatlas.index.errors import (
     quoted,
 )
 from kvatlas.tokenize.config import SidecarConfig
-from kvatlas.tokenize.service import metadata
 from kvatlas.tokenize.service.addresses import parse_address
-from kvatlas.tokenize.service.schema import METHODS, SERVICE, message_class
+from kvatlas.tokenize.service.wire import metadata
+from kvatlas.tokenize.service.wire.schema import METHODS, SERVICE, message_class
 
 _RECONNECT_MS = (("min", 100), ("initial", 100), ("max", 1000))
 _TEXT_MAX = 1024

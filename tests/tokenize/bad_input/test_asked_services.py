@@ -13,7 +13,7 @@ from kvatlas.tokenize.chat.chat import Chat
 from kvatlas.tokenize.config import SidecarConfig
 from kvatlas.tokenize.pool.bounded_work import BoundedWork, WorkLimits
 from kvatlas.tokenize.service.config import ServiceConfig
-from kvatlas.tokenize.service.server import TokenizationServer
+from kvatlas.tokenize.service.serving.server import TokenizationServer
 from kvatlas.tokenize.tokenizers import Tokenizers
 from tests.cluster.pool_rig import HangingPod
 from tests.tokenize.bad_input.victims import (

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kvatlas.tokenize.loading.class_tables import GENERIC
-from kvatlas.tokenize.loading.classes import class_of
+from kvatlas.tokenize.loading.classes.choice import class_of
+from kvatlas.tokenize.loading.classes.class_tables import GENERIC
 
 
 @pytest.mark.parametrize(

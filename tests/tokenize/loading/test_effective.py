@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from kvatlas.index.errors import TokenizerError
-from kvatlas.tokenize.loading.effective import Effective, effective
+from kvatlas.tokenize.loading.classes.effective import Effective, effective
+from kvatlas.tokenize.loading.classes.rebuilding import QWEN2_PATTERN
 from kvatlas.tokenize.loading.files import Place, TokenizerFiles, read_files
-from kvatlas.tokenize.loading.rebuilding import QWEN2_PATTERN
 from tests.models.tokenizer_kinds import metaspace_bpe, unigram
 from tests.tokenize.loading.model_files import small_tokenizer, write_model
 

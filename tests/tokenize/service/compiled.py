@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-PROTO = Path(__file__).resolve().parents[3] / "tokenize" / "service" / "tokenization.proto"
+PROTO = Path(__file__).resolve().parents[3] / "tokenize" / "service" / "wire" / "tokenization.proto"
 
 
 @cache

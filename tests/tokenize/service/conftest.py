@@ -10,7 +10,7 @@ import pytest
 
 from kvatlas.tokenize.config import TokenizeConfig
 from kvatlas.tokenize.service.config import ServiceConfig
-from kvatlas.tokenize.service.server import TokenizationServer
+from kvatlas.tokenize.service.serving.server import TokenizationServer
 from kvatlas.tokenize.tokenizers import Tokenizers
 from tests.tokenize.service.small_model import write_small_model
 

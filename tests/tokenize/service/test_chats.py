@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from kvatlas.index.errors import InputError
 from kvatlas.tokenize.chat.chat import Chat, Media
-from kvatlas.tokenize.service.chat_messages import completion_request, template_request
 from kvatlas.tokenize.service.chat_requests import chat_of_completion, chat_of_template
-from kvatlas.tokenize.service.schema import message_class
+from kvatlas.tokenize.service.wire.chat_messages import completion_request, template_request
+from kvatlas.tokenize.service.wire.schema import message_class
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
 json_values: st.SearchStrategy[Any] = st.recursive(

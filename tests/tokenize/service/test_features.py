@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kvatlas.index.errors import TokenizerError
-from kvatlas.tokenize.service.features import read_features, write_features
-from kvatlas.tokenize.service.schema import message_class
+from kvatlas.tokenize.service.wire.features import read_features, write_features
+from kvatlas.tokenize.service.wire.schema import message_class
 
 
 def message(hashes: dict[str, list[str]], places: dict[str, list[tuple[int, int]]]) -> Any:

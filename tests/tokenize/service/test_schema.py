@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvatlas.tokenize.service.schema import METHODS, file_descriptor, message_class
+from kvatlas.tokenize.service.wire.schema import METHODS, file_descriptor, message_class
 from tests.tokenize.service.compiled import compiled_class, compiled_file, foreign_class
 
 NAMES = [message.name for message in compiled_file().message_type]

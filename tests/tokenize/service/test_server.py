@@ -18,8 +18,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from kvatlas.index.errors import ConfigError
 from kvatlas.tokenize.chat.chat import Chat
 from kvatlas.tokenize.service.config import ServiceConfig
-from kvatlas.tokenize.service.schema import file_descriptor
-from kvatlas.tokenize.service.server import TokenizationServer
+from kvatlas.tokenize.service.serving.server import TokenizationServer
+from kvatlas.tokenize.service.wire.schema import file_descriptor
 from kvatlas.tokenize.tokenizers import Tokenizers
 from tests.tokenize.service.calling import Caller, GatedTokenizers, code_of
 

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from kvatlas.index.errors import OverloadedError
 from kvatlas.tokenize.service.config import ServiceConfig
-from kvatlas.tokenize.service.server import TokenizationServer
+from kvatlas.tokenize.service.serving.server import TokenizationServer
 from kvatlas.tokenize.tokenizers import Tokenizers
 from tests.tokenize.service.calling import PATIENCE_S, Caller, GatedTokenizers, code_of, wait_until
 from tests.tokenize.service.compiled import compiled_class

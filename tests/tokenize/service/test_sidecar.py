@@ -12,7 +12,7 @@ from kvatlas.index.errors import InputError, TemplateError, TokenizerError, Unsu
 from kvatlas.tokenize.chat.chat import Chat, Media
 from kvatlas.tokenize.config import SidecarConfig, TokenizeConfig, TokenizeLimits
 from kvatlas.tokenize.service.config import ServiceConfig
-from kvatlas.tokenize.service.server import TokenizationServer
+from kvatlas.tokenize.service.serving.server import TokenizationServer
 from kvatlas.tokenize.service.sidecar import SidecarSource, SidecarTokenizer
 from kvatlas.tokenize.tokenizers import Tokenizers
 from tests.tokenize.service.calling import PATIENCE_S, GatedTokenizers

@@ -17,7 +17,7 @@ from kvatlas.tokenize.chat.chat import Chat
 from kvatlas.tokenize.config import SidecarConfig
 from kvatlas.tokenize.prompt import TokenizedPrompt
 from kvatlas.tokenize.service.config import ServiceConfig
-from kvatlas.tokenize.service.server import TokenizationServer
+from kvatlas.tokenize.service.serving.server import TokenizationServer
 from kvatlas.tokenize.service.sidecar import SidecarSource, SidecarTokenizer
 from kvatlas.tokenize.tokenizers import Tokenizers
 from tests.tokenize.service.calling import PATIENCE_S, RESPONSES, GatedTokenizers, wait_until

@@ -11,7 +11,7 @@ import pytest
 from kvatlas.index.errors import ConfigError, TokenizerError
 from kvatlas.tokenize.config import SidecarConfig
 from kvatlas.tokenize.service.config import ServiceConfig
-from kvatlas.tokenize.service.server import TokenizationServer
+from kvatlas.tokenize.service.serving.server import TokenizationServer
 from kvatlas.tokenize.service.sidecar import SidecarSource
 from kvatlas.tokenize.tokenizers import Tokenizers
 

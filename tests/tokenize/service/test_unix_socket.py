@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvatlas.index.errors import ConfigError
-from kvatlas.tokenize.service.unix_socket import UnixSocket
+from kvatlas.tokenize.service.serving.unix_socket import UnixSocket
 
 
 def listen(path: Path) -> socket.socket:

@@ -12,8 +12,8 @@ from jinja2 import Template, meta, nodes
 from jinja2.exceptions import TemplateError as JinjaError
 
 from kvatlas.index.errors import TemplateError, quoted
+from kvatlas.tokenize.chat.templates.bounded.calls import RefusedChatError, local_clock
 from kvatlas.tokenize.chat.templates.budget import Budget, StoppedError
-from kvatlas.tokenize.chat.templates.calls import RefusedChatError, local_clock
 from kvatlas.tokenize.chat.templates.content_format import ContentFormat, content_format
 from kvatlas.tokenize.chat.templates.environment import RenderContext, TemplateEnvironment, environment
 from kvatlas.tokenize.chat.templates.syntax import check, put_ticks

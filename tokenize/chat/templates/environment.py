@@ -21,13 +21,13 @@ from jinja2.runtime import Context, LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from kvatlas.tokenize.chat.templates.bounded.calls import GLOBALS, call, invoke
+from kvatlas.tokenize.chat.templates.bounded.filters import FILTERS
+from kvatlas.tokenize.chat.templates.bounded.methods import DICT_NAMES, LOOP_NAMES, is_allowed
+from kvatlas.tokenize.chat.templates.bounded.operations import Operators
+from kvatlas.tokenize.chat.templates.bounded.predicates import TESTS
 from kvatlas.tokenize.chat.templates.budget import Budget, hashed
-from kvatlas.tokenize.chat.templates.calls import GLOBALS, call, invoke
-from kvatlas.tokenize.chat.templates.filters import FILTERS
 from kvatlas.tokenize.chat.templates.generator import BoundedCodeGenerator
-from kvatlas.tokenize.chat.templates.methods import DICT_NAMES, LOOP_NAMES, is_allowed
-from kvatlas.tokenize.chat.templates.operations import Operators
-from kvatlas.tokenize.chat.templates.predicates import TESTS
 
 TOKENS_MAX = 20_000
 """Of a template's source: the largest known has some 5 000. So many compile in about a second and 100 MB."""

@@ -20,8 +20,8 @@ from typing import Any
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 
-from kvatlas.tokenize.chat.templates.methods import DICT_NAMES
-from kvatlas.tokenize.chat.templates.predicates import INLINE
+from kvatlas.tokenize.chat.templates.bounded.methods import DICT_NAMES
+from kvatlas.tokenize.chat.templates.bounded.predicates import INLINE
 
 _COMMONS = (
     "resolve = context.resolve_or_missing",

@@ -9,7 +9,7 @@ import grpc
 from kvatlas.index.errors import ConfigError
 from kvatlas.tokenize.service.addresses import Address, parse_address
 from kvatlas.tokenize.service.config import ServiceConfig
-from kvatlas.tokenize.service.unix_socket import UnixSocket
+from kvatlas.tokenize.service.serving.unix_socket import UnixSocket
 
 
 class Listeners:

@@ -7,8 +7,8 @@ from typing import Any
 
 from kvatlas.index.errors import InputError
 from kvatlas.tokenize.chat.chat import Chat
-from kvatlas.tokenize.service.json_texts import to_json
-from kvatlas.tokenize.service.schema import message_class
+from kvatlas.tokenize.service.wire.json_texts import to_json
+from kvatlas.tokenize.service.wire.schema import message_class
 
 _FIELDS = ("role", "content", "tool_calls")
 

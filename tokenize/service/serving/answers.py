@@ -14,8 +14,8 @@ from kvatlas.tokenize.backend import ModelTokenizer
 from kvatlas.tokenize.chat.chat import Chat
 from kvatlas.tokenize.prompt import TokenizedPrompt
 from kvatlas.tokenize.service.chat_requests import chat_of_completion, chat_of_template
-from kvatlas.tokenize.service.features import write_features
-from kvatlas.tokenize.service.schema import METHODS, message_class
+from kvatlas.tokenize.service.wire.features import write_features
+from kvatlas.tokenize.service.wire.schema import METHODS, message_class
 
 _ERROR_CHARACTERS_MAX = 4096
 

@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 
 from kvatlas.index.errors import OverloadedError
 from kvatlas.tokenize.pool.bounded_work import BoundedWork
-from kvatlas.tokenize.service import metadata
-from kvatlas.tokenize.service.answers import Answer, Answers
-from kvatlas.tokenize.service.schema import METHODS
+from kvatlas.tokenize.service.serving.answers import Answer, Answers
+from kvatlas.tokenize.service.wire import metadata
+from kvatlas.tokenize.service.wire.schema import METHODS
 
 _KVATLAS = (metadata.TAKES_CHATS, "1")
 

@@ -10,9 +10,9 @@ from jinja2.exceptions import SecurityError, TemplateRuntimeError
 from jinja2.runtime import LoopContext, Macro, Undefined
 from jinja2.utils import Cycler, Joiner, Namespace
 
+from kvatlas.tokenize.chat.templates.bounded.formatting import BoundedFormatter
+from kvatlas.tokenize.chat.templates.bounded.methods import METHODS
 from kvatlas.tokenize.chat.templates.budget import DEPTH_MAX, Budget, StoppedError, hashed
-from kvatlas.tokenize.chat.templates.formatting import BoundedFormatter
-from kvatlas.tokenize.chat.templates.methods import METHODS
 
 if TYPE_CHECKING:
     from kvatlas.tokenize.chat.templates.environment import RenderContext

@@ -15,9 +15,9 @@ from jinja2.exceptions import FilterArgumentError
 from jinja2.utils import pass_context
 from markupsafe import Markup, escape
 
-from kvatlas.tokenize.chat.templates import formatting, methods
+from kvatlas.tokenize.chat.templates.bounded import formatting, methods
+from kvatlas.tokenize.chat.templates.bounded.list_filters import LIST_FILTERS
 from kvatlas.tokenize.chat.templates.budget import Budget, StoppedError
-from kvatlas.tokenize.chat.templates.list_filters import LIST_FILTERS
 
 if TYPE_CHECKING:
     from kvatlas.tokenize.chat.templates.environment import RenderContext as Context

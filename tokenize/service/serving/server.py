@@ -16,12 +16,12 @@ import grpc
 
 from kvatlas.index.errors import ConfigError
 from kvatlas.tokenize.pool.bounded_work import BoundedWork, WorkLimits
-from kvatlas.tokenize.service.answers import Answers, ModelTokenizers
-from kvatlas.tokenize.service.calls import Calls, ServiceStatistics
 from kvatlas.tokenize.service.config import ServiceConfig
-from kvatlas.tokenize.service.listening import Listeners
-from kvatlas.tokenize.service.schema import METHODS, SERVICE
-from kvatlas.tokenize.service.standard_services import Health, add_reflection
+from kvatlas.tokenize.service.serving.answers import Answers, ModelTokenizers
+from kvatlas.tokenize.service.serving.calls import Calls, ServiceStatistics
+from kvatlas.tokenize.service.serving.listening import Listeners
+from kvatlas.tokenize.service.serving.standard_services import Health, add_reflection
+from kvatlas.tokenize.service.wire.schema import METHODS, SERVICE
 
 _SPARE_THREADS = 16  # in which those come in that are then refused
 _STANDARD_THREADS = 8

@@ -15,7 +15,7 @@ from jinja2.exceptions import FilterArgumentError
 from jinja2.runtime import Undefined
 from jinja2.utils import pass_context
 
-from kvatlas.tokenize.chat.templates import methods
+from kvatlas.tokenize.chat.templates.bounded import methods
 from kvatlas.tokenize.chat.templates.budget import Budget, hashed
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from kvatlas.tokenize.service.schema import SERVICE, file_descriptor
+from kvatlas.tokenize.service.wire.schema import SERVICE, file_descriptor
 
 
 class Health:

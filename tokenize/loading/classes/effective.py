@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvatlas.index.errors import TokenizerError
-from kvatlas.tokenize.loading.class_tables import GENERIC
-from kvatlas.tokenize.loading.classes import class_of
+from kvatlas.tokenize.loading.classes.choice import class_of
+from kvatlas.tokenize.loading.classes.class_tables import GENERIC
+from kvatlas.tokenize.loading.classes.rebuilding import DEFAULT_SPECIAL_TOKENS, can_rebuild, rebuild
+from kvatlas.tokenize.loading.classes.special_tokens import SpecialTokens, content_of
 from kvatlas.tokenize.loading.files import TokenizerFiles, parse_object
-from kvatlas.tokenize.loading.rebuilding import DEFAULT_SPECIAL_TOKENS, can_rebuild, rebuild
-from kvatlas.tokenize.loading.special_tokens import SpecialTokens, content_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kvatlas.tokenize.loading.class_tables import (
+from kvatlas.tokenize.loading.classes.class_tables import (
     GENERIC,
     GENERIC_FOR_VLLM,
     MODEL_TYPE_TO_CLASS,
