@@ -21,6 +21,10 @@ one text that is longer)."""
 _TEXT_CHARS = 128
 """What a text counts besides its characters: the library's object for one takes half a kilobyte at least."""
 
+_ALONE_TEXTS, _ALONE_CHARS = 4, 1000
+"""So few and so short texts are encoded one after the other, in the calling thread: waking the library's
+threads would take longer than they save, 50 us."""
+
 
 class PlainEncoder:
     """Encodes texts as the library does, several at once on its threads and without the GIL.
@@ -106,12 +110,13 @@ def _array(ids: list[int]) -> Ids:
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    if len(texts) <= _ALONE_TEXTS and sum(map(_length, texts)) < _ALONE_CHARS:
+        yield from ([text] for text in texts)
+        return
     batch: list[str] = []
     n_chars = 0
     for text in texts:
-        if not isinstance(text, str):  # the library would take two texts for a pair
-            _check_text(text)
-        n_more = len(text) + _TEXT_CHARS
+        n_more = _length(text) + _TEXT_CHARS
         if batch and n_chars + n_more > _BATCH_CHARS:
             yield batch
             batch, n_chars = [], 0
@@ -119,3 +124,9 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
         n_chars += n_more
     if batch:
         yield batch
+
+
+def _length(text: str) -> int:
+    if not isinstance(text, str):  # the library would take two texts for a pair
+        _check_text(text)
+    return len(text)
