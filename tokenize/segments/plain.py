@@ -21,9 +21,9 @@ one text that is longer)."""
 _TEXT_CHARS = 128
 """What a text counts besides its characters: the library's object for one takes half a kilobyte at least."""
 
-_ALONE_TEXTS, _ALONE_CHARS = 4, 1000
-"""So few and so short texts are encoded one after the other, in the calling thread: waking the library's
-threads would take longer than they save, 50 us."""
+_ALONE_TEXTS, _ALONE_CHARS = 4, 400
+"""So few texts are encoded one after the other, in the calling thread, where those beside the longest hold
+fewer characters than that: waking the library's threads takes 50 us, and longer on a busy machine."""
 
 
 class PlainEncoder:
@@ -110,9 +110,11 @@ def _array(ids: list[int]) -> Ids:
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    if len(texts) <= _ALONE_TEXTS and sum(map(_length, texts)) < _ALONE_CHARS:
-        yield from ([text] for text in texts)
-        return
+    if len(texts) <= _ALONE_TEXTS:
+        lengths = sorted(map(_length, texts))
+        if sum(lengths[:-1]) < _ALONE_CHARS:
+            yield from ([text] for text in texts)
+            return
     batch: list[str] = []
     n_chars = 0
     for text in texts:
