@@ -15,16 +15,29 @@ LINES_BEFORE_TEXT_NOT_SLASH: int
 SINGLE_LINES: int
 """And behind a "\\n" that has a character that is no white space on both sides."""
 
+NO_WORDS: int
+"""Lines stay whole."""
+WORDS_ONE_DIGIT: int
+"""Lines of ASCII are cut as Qwen2's split does."""
+WORDS_THREE_DIGITS: int
+"""Lines of ASCII are cut as Llama 3's split does."""
+WORDS_BY_CASE: int
+"""Lines of ASCII are cut as o200k's split does."""
+
 class Cutter:
     """Where texts are cut into pieces. Immutable.
 
     `added_tokens`: contents and ids; of those that begin leftmost the longest counts. `line_rule`: one of
     the four above; white space is Unicode's White_Space. `piece_bytes`: a stretch between added tokens that
     is longer is cut at the first line end at or beyond so many bytes from its begin that the rule allows, and
-    again from there. Raises InputError: an empty content, one twice, an id or rule out of range.
+    again from there. `word_rule`: one of the four above; with words a stretch is cut at every allowed line
+    end and lines of ASCII into words, whatever `piece_bytes` is. Raises InputError: an empty content, one
+    twice, an id or rule out of range.
     """
 
-    def __init__(self, added_tokens: Sequence[tuple[str, int]], line_rule: int, piece_bytes: int) -> None: ...
+    def __init__(
+        self, added_tokens: Sequence[tuple[str, int]], line_rule: int, piece_bytes: int, word_rule: int = 0
+    ) -> None: ...
 
 class MemoStatistics:
     @property

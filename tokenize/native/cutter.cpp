@@ -37,8 +37,8 @@ size_t begin_of_character_before(std::string_view text, size_t at) {
 
 }  // namespace
 
-Cutter::Cutter(std::vector<AddedToken> added_tokens, LineRule line_rule, size_t piece_bytes)
-    : line_rule_(line_rule), piece_bytes_(piece_bytes) {
+Cutter::Cutter(std::vector<AddedToken> added_tokens, LineRule line_rule, size_t piece_bytes, WordRule word_rule)
+    : line_rule_(line_rule), word_rule_(word_rule), piece_bytes_(word_rule == WordRule::none ? piece_bytes : 1) {
   if (piece_bytes == 0) throw Error(ErrorKind::input, "piece_bytes: expected at least 1, got 0");
   std::sort(added_tokens.begin(), added_tokens.end());
   for (size_t i = 0; i < added_tokens.size(); ++i) {
@@ -149,9 +149,18 @@ void Cutter::Cursor::find_added() {
   }
 }
 
+size_t Cutter::Cursor::next_word() {
+  if (at_ >= line_end_) {
+    line_end_ = cutter_.piece_end(text_, at_, added_.begin);
+    is_ascii_ = is_ascii(text_.substr(at_, line_end_ - at_));
+  }
+  return is_ascii_ ? word_end(cutter_.word_rule_, text_.substr(0, line_end_), at_) : line_end_;
+}
+
 bool Cutter::Cursor::next(Cut& cut) {
   if (at_ < added_.begin) {
-    cut = {at_, cutter_.piece_end(text_, at_, added_.begin), false, 0};
+    const bool by_words = cutter_.word_rule_ != WordRule::none;
+    cut = {at_, by_words ? next_word() : cutter_.piece_end(text_, at_, added_.begin), false, 0};
     at_ = cut.end;
     return true;
   }

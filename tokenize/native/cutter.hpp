@@ -6,7 +6,8 @@
 // First at added tokens: of those that begin leftmost the longest, then on behind it. Then each
 // stretch between them that is longer than piece_bytes, at the first line end at or beyond
 // piece_bytes from its begin that the line rule allows, and again from there. So texts with a common
-// beginning have common pieces. Which tokens and which rule keep the ids exact is not known here:
+// beginning have common pieces. With a word rule each stretch is cut at every such line end instead, and
+// lines of ASCII into words (words.hpp); other lines stay whole. Which tokens and which rule keep the ids exact is not known here:
 // tokenize/segments proves it.
 //
 // Cost: linear in the text, times the longest added token where texts are made to look like one. A
@@ -21,6 +22,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "tokenize/native/words.hpp"
 
 namespace kvatlas {
 
@@ -38,7 +41,7 @@ class Cutter {
   using AddedToken = std::pair<std::string, uint32_t>;  // content in UTF-8, id
 
   // Throws Error{input}: an empty content, a content twice, piece_bytes 0.
-  Cutter(std::vector<AddedToken> added_tokens, LineRule line_rule, size_t piece_bytes);
+  Cutter(std::vector<AddedToken> added_tokens, LineRule line_rule, size_t piece_bytes, WordRule word_rule = WordRule::none);
 
   // A piece text[begin, end), or an added token that stands there.
   struct Cut {
@@ -57,10 +60,13 @@ class Cutter {
    private:
     size_t next_candidate();
     void find_added();
+    size_t next_word();
 
     const Cutter& cutter_;
     std::string_view text_;
     size_t at_ = 0;
+    size_t line_end_ = 0;     // with a word rule: of the line that at_ lies in
+    bool is_ascii_ = false;   // that line
     Cut added_;  // the next added token; begins at the text's end when there is none
     static constexpr size_t kLetters = 4;
     std::array<size_t, kLetters> letter_at_{};  // where each first byte comes next, from at_ on
@@ -82,6 +88,7 @@ class Cutter {
   bool allows_cut(std::string_view text, size_t begin, size_t at) const;
 
   LineRule line_rule_;
+  WordRule word_rule_;
   size_t piece_bytes_;
   std::vector<Node> nodes_;              // the root first
   std::array<uint32_t, 256> by_first_{};  // node of each first byte; 0: no token begins with it

@@ -33,9 +33,11 @@ void run(size_t bytes, const Work& work) {
   work();
 }
 
-void make_cutter(Cutter* self, nb::sequence added_tokens, uint32_t line_rule, size_t piece_bytes) {
+void make_cutter(Cutter* self, nb::sequence added_tokens, uint32_t line_rule, size_t piece_bytes, uint32_t word_rule) {
   if (line_rule > static_cast<uint32_t>(LineRule::single_lines))
     throw Error(ErrorKind::input, "line_rule: expected 0 to 3, got " + std::to_string(line_rule));
+  if (word_rule > static_cast<uint32_t>(WordRule::by_case))
+    throw Error(ErrorKind::input, "word_rule: expected 0 to 3, got " + std::to_string(word_rule));
   std::vector<Cutter::AddedToken> tokens;
   for (nb::handle item : added_tokens) {
     const std::string where = "added_tokens[" + std::to_string(tokens.size()) + "]";
@@ -46,7 +48,7 @@ void make_cutter(Cutter* self, nb::sequence added_tokens, uint32_t line_rule, si
     content.encode();
     tokens.emplace_back(content.utf8(), id);
   }
-  new (self) Cutter(std::move(tokens), static_cast<LineRule>(line_rule), piece_bytes);
+  new (self) Cutter(std::move(tokens), static_cast<LineRule>(line_rule), piece_bytes, static_cast<WordRule>(word_rule));
 }
 
 // A plan with the text and the memo that it needs.
@@ -122,8 +124,14 @@ NB_MODULE(_native, m) {
   m.attr("LINES_BEFORE_TEXT_NOT_SLASH") = static_cast<int>(LineRule::before_text_not_slash);
   m.attr("SINGLE_LINES") = static_cast<int>(LineRule::single_lines);
 
+  m.attr("NO_WORDS") = static_cast<int>(WordRule::none);
+  m.attr("WORDS_ONE_DIGIT") = static_cast<int>(WordRule::one_digit);
+  m.attr("WORDS_THREE_DIGITS") = static_cast<int>(WordRule::three_digits);
+  m.attr("WORDS_BY_CASE") = static_cast<int>(WordRule::by_case);
+
   nb::class_<Cutter>(m, "Cutter")
-      .def("__init__", &make_cutter, nb::arg("added_tokens"), nb::arg("line_rule"), nb::arg("piece_bytes"));
+      .def("__init__", &make_cutter, nb::arg("added_tokens"), nb::arg("line_rule"), nb::arg("piece_bytes"),
+           nb::arg("word_rule") = 0);
 
   nb::class_<MemoStatistics>(m, "MemoStatistics")
       .def_ro("pieces", &MemoStatistics::pieces)

@@ -8,7 +8,7 @@ import logging
 import random
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +25,10 @@ from kvatlas.tokenize.segments.trial import trial_texts
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_WORDS_SHARE = 8
+"""One part in so many of `memo_bytes_max` is for words."""
+_BY_WORDS_CHARS_MAX = 256 << 10
+"""More new text than that goes to the library in pieces: its words would be too many objects."""
 _ALWAYS_CHECKED = 3  # answers, before a share of them is enough
 _CHECKED_CHARS_MAX = 1 << 20
 """Longer texts are not compared: encoded whole they would take hundreds of bytes of memory a token."""
@@ -63,7 +67,11 @@ class SegmentEncoder:
         self._name = name
         self._exactness = prove(definition_of(tokenizer))
         self._cutter = _native.Cutter(self._exactness.cuts, self._exactness.line_rule, piece_bytes)
-        self._memo = _native.SegmentMemo(memo_bytes_max, secrets.randbits(64))
+        words_bytes_max = memo_bytes_max // _WORDS_SHARE if self._exactness.word_rule else 0
+        self._memo = _native.SegmentMemo(memo_bytes_max - words_bytes_max, secrets.randbits(64))
+        self._words = _native.SegmentMemo(words_bytes_max, secrets.randbits(64))
+        self._has_words = words_bytes_max > 0
+        self._word_cutter = _native.Cutter((), self._exactness.line_rule, 1, self._exactness.word_rule)
         self._check_share = check_share
         self._answers = itertools.count()
         self._lock = threading.Lock()
@@ -108,26 +116,33 @@ class SegmentEncoder:
         return self._plain.offsets(text, add_special_tokens=add_special_tokens)
 
     def clear(self) -> None:
-        """Forget all pieces."""
+        """Forget all pieces and words."""
         self._memo.clear()
+        self._words.clear()
 
     def statistics(self) -> dict[str, int]:
-        """Counts since the start, and what the memo holds now (`memo_...`)."""
-        memo = self._memo.statistics()
+        """Counts since the start, and what the memos of pieces (`memo_...`) and words (`words_...`) hold."""
         fields = ("pieces", "bytes", "tokens", "bytes_max", "hits", "misses", "hit_bytes", "missed_bytes")
         with self._lock:
             counts = dict(self._counts)
-        return counts | {f"memo_{n}": int(getattr(memo, n)) for n in (*fields, "evicted", "refused")}
+        for name, memo in (("memo", self._memo.statistics()), ("words", self._words.statistics())):
+            counts |= {f"{name}_{n}": int(getattr(memo, n)) for n in (*fields, "evicted", "refused")}
+        return counts
 
     def _encode_pieces(
         self, memo: _native.SegmentMemo, texts: Sequence[str], add_special_tokens: bool
     ) -> list[Ids]:
-        plans = [memo.plan(self._cutter, text) for text in texts]
-        # Of a piece that several texts have, one is encoded.
-        pieces = list(dict.fromkeys(piece for plan in plans if plan.n_missing for piece in plan.missing()))
-        encoded = dict(zip(pieces, self._plain.encode_many(pieces, add_special_tokens=False), strict=True))
-        answers = [plan.ids([encoded[p] for p in plan.missing()] if plan.n_missing else ()) for plan in plans]
+        answers = _put_together(memo, self._cutter, texts, self._encode_new)
         return [_with(self._exactness.adds, ids) for ids in answers] if add_special_tokens else answers
+
+    def _encode_new(self, pieces: Sequence[str]) -> list[Ids]:
+        """Pieces that were not seen before: word by word where words are known, else by the library."""
+        if self._has_words and sum(map(len, pieces)) <= _BY_WORDS_CHARS_MAX:
+            return _put_together(self._words, self._word_cutter, pieces, self._encode_plainly)
+        return self._encode_plainly(pieces)
+
+    def _encode_plainly(self, texts: Sequence[str]) -> list[Ids]:
+        return self._plain.encode_many(texts, add_special_tokens=False)
 
     def _is_wrong(self, texts: Sequence[str], answers: Sequence[Ids], add_special_tokens: bool) -> bool:
         """Whether one of the answers that are compared with a plain encoding differs from it."""
@@ -152,7 +167,7 @@ class SegmentEncoder:
             reason = f"Texts are encoded whole: an answer made of pieces differed {where}. Before: {before}"
             self._exactness = msgspec.structs.replace(self._exactness, is_disabled=True, reason=reason)
         _log.error("tokenizer %s: %s", self._name, reason)
-        self._memo.clear()
+        self.clear()
 
     def _try_out(self, piece_bytes: int) -> None:
         """A library that behaves otherwise than the one read shows itself here, not on somebody's prompt."""
@@ -175,6 +190,20 @@ class SegmentEncoder:
     def _count(self, what: str, by: int = 1) -> None:
         with self._lock:
             self._counts[what] += by
+
+
+def _put_together(
+    memo: _native.SegmentMemo,
+    cutter: _native.Cutter,
+    texts: Sequence[str],
+    encode_new: Callable[[Sequence[str]], list[Ids]],
+) -> list[Ids]:
+    """Ids of texts out of those of their parts; `encode_new` has those that the memo does not hold."""
+    plans = [memo.plan(cutter, text) for text in texts]
+    # Of a part that several texts have, one is encoded.
+    parts = list(dict.fromkeys(part for plan in plans if plan.n_missing for part in plan.missing()))
+    encoded = dict(zip(parts, encode_new(parts), strict=True)) if parts else {}
+    return [plan.ids([encoded[p] for p in plan.missing()] if plan.n_missing else ()) for plan in plans]
 
 
 def _with(adds: Additions | None, ids: Ids) -> Ids:

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
-from kvatlas.tokenize._native import NO_LINES
+from kvatlas.tokenize._native import NO_LINES, NO_WORDS
 from kvatlas.tokenize.segments.additions import Additions, additions_of
 from kvatlas.tokenize.segments.components import doubt_of, stages
 from kvatlas.tokenize.segments.cuts import cuts_of
 from kvatlas.tokenize.segments.lines import line_rule_of
+from kvatlas.tokenize.segments.words import word_rule_of
 
 
 class Exactness(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +26,8 @@ class Exactness(msgspec.Struct, frozen=True, kw_only=True):
     """Added tokens, content and id."""
     line_rule: int = NO_LINES
     """Ends of lines between them (segments/lines.py)."""
+    word_rule: int = NO_WORDS
+    """Words within lines of ASCII (segments/words.py)."""
     adds: Additions | None = None
     """What `add_special_tokens` adds. None: nobody knows; such texts are encoded whole."""
     is_disabled: bool = False
@@ -62,19 +65,23 @@ def _prove(definition: Mapping[str, Any]) -> Exactness:
     )
     # A token that stays inside of a piece could lie across the end of a line.
     line_rule = NO_LINES if cuts.has_others else line_rule_of(definition)
+    word_rule = NO_WORDS if line_rule == NO_LINES else word_rule_of(definition)
     if not cuts.tokens and line_rule == NO_LINES:
         return _unproven("It has no added token to cut at, and no line end is known to be safe.")
     return Exactness(
         is_proven=True,
-        reason=_reason(len(cuts.tokens), cuts.has_others, line_rule),
+        reason=_reason(len(cuts.tokens), cuts.has_others, line_rule, word_rule),
         cuts=cuts.tokens,
         line_rule=line_rule,
+        word_rule=word_rule,
         adds=adds,
     )
 
 
-def _reason(n_cuts: int, has_others: bool, line_rule: int) -> str:
+def _reason(n_cuts: int, has_others: bool, line_rule: int, word_rule: int) -> str:
     where = f"Cut at {n_cuts} added tokens"
+    if word_rule != NO_WORDS:
+        return f"{where}, at ends of lines, and into words where a line is ASCII."
     if line_rule != NO_LINES:
         return f"{where} and at ends of lines."
     if has_others:

@@ -59,11 +59,19 @@ _BEFORE_WORD = r"[^\r\n\p{L}\p{N}]?"
 _SYMBOLS, _SYMBOLS_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n]*", r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 _PUNCTUATED = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
 
+QWEN2 = rf"{_SHORT_FORMS}|{_BEFORE_WORD}\p{{L}}+|\p{{N}}|{_SYMBOLS}|{_END}"
+"""Qwen2 and Qwen3."""
+LLAMA3 = rf"{_SHORT_FORMS}|{_BEFORE_WORD}\p{{L}}+|\p{{N}}{{1,3}}|{_SYMBOLS}|{_END}"
+"""Llama 3 and many others."""
+O200K = (
+    rf"{_BEFORE_WORD}{_UPPER}*{_LOWER}+{_SHORT_FORMS}?|{_BEFORE_WORD}{_UPPER}+{_LOWER}*{_SHORT_FORMS}?"
+    rf"|\p{{N}}{{1,3}}|{_SYMBOLS_SLASH}|{_END}"
+)
+"""gpt-oss."""
+
 _BEFORE_TEXT = (
-    # Qwen2 and Qwen3
-    rf"{_SHORT_FORMS}|{_BEFORE_WORD}\p{{L}}+|\p{{N}}|{_SYMBOLS}|{_END}",
-    # Llama 3 and many others
-    rf"{_SHORT_FORMS}|{_BEFORE_WORD}\p{{L}}+|\p{{N}}{{1,3}}|{_SYMBOLS}|{_END}",
+    QWEN2,
+    LLAMA3,
     # Qwen3.5
     rf"{_SHORT_FORMS}|{_BEFORE_WORD}[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_END}",
     # cl100k as tiktoken has it
@@ -73,9 +81,7 @@ _BEFORE_TEXT = (
     rf"{_PUNCTUATED}|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_END}",
 )
 _BEFORE_TEXT_NOT_SLASH = (
-    # o200k: gpt-oss
-    rf"{_BEFORE_WORD}{_UPPER}*{_LOWER}+{_SHORT_FORMS}?|{_BEFORE_WORD}{_UPPER}+{_LOWER}*{_SHORT_FORMS}?"
-    rf"|\p{{N}}{{1,3}}|{_SYMBOLS_SLASH}|{_END}",
+    O200K,
     # Mistral's tekken
     rf"{_BEFORE_WORD}{_UPPER}*{_LOWER}+|{_BEFORE_WORD}{_UPPER}+{_LOWER}*|\p{{N}}|{_SYMBOLS_SLASH}|{_END}",
 )
@@ -111,14 +117,15 @@ def line_rule_of(definition: Mapping[str, Any]) -> int:
 def _has_no_line_feed(split: Component) -> bool:
     if split["type"] == "Digits":
         return True
-    return _isolated_regex(split) in _WITHOUT_LINE_FEED
+    return isolated_regex(split) in _WITHOUT_LINE_FEED
 
 
 def _rule_of_split(split: Component) -> int:
-    return RULES.get(_isolated_regex(split) or "", NO_LINES)
+    return RULES.get(isolated_regex(split) or "", NO_LINES)
 
 
-def _isolated_regex(split: Component) -> str | None:
+def isolated_regex(split: Component) -> str | None:
+    """The expression of a split that isolates its matches; None: it does something else."""
     if split["type"] != "Split" or split["behavior"] != "Isolated" or split["invert"]:
         return None
     expression: str | None = split["pattern"].get("Regex")

@@ -8,6 +8,7 @@ _EDGES = ("", " ", "\n", "  \n\n", "a", "A1", "_", "'s", "/", "-", "́", "é", "
 _LINES = (
     "def f(x):\n    return x / 2  # it's\r\n\r\n\tüber 1234567\n\n\n/etc/hosts\n",
     "  Ünïcode ｆｕｌｌ\nwidth\x0b\x0c\x85next\u2028line\u00a0\n e\u0301\n\u0301x\n日本語。\n123\n'S 'll\n",
+    "It's 12 o'CLOCK: they'Re  at x=3.14;\n\tHTTPServer isn't (yet) v2//\n/api/v1 -- \"DON'T\"!\n",
     "!?\n/\n//\n+++\n---\nDon't\n\nend.   \nlast",
 )
 
