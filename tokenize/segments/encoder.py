@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 class SegmentEncoder:
     """Encodes a text piece by piece and remembers the pieces: of a chat's next turn, only that is encoded.
+    What is new is encoded word by word, where words are known, and words are remembered as well.
 
     Where the tokenizer's definition does not prove that pieces have the ids of the whole, texts are encoded
     whole (`exactness` says why). Where it does, the proof is tried on a few texts at the start, and on a
