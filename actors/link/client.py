@@ -197,7 +197,8 @@ class SocketLinks:
         with self._lock:
             self._closing = True
         self._waker.wake()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:  # garbage is collected in any thread, this one too
+            self._thread.join()
 
     def _do(self, errand: Callable[[], None]) -> None:
         self._errands.append(errand)

@@ -117,15 +117,13 @@ class ClusterTokenizing:
     def _made(self, reader: ClusterReader) -> _Way:
         told = reader.tokenizer_settings
         settings = decode(told, TokenizerSettings) if told else TokenizerSettings()
+        connection = self._connection  # not through self: who holds himself is not freed at once
         if settings.has_pool:
-            calls = PoolCalls(
-                self._connection.calls.cluster,
-                lambda: self._connection.reader().tokenizers,
-                settings.call_s_max,
-            )
+            cluster = connection.calls.cluster
+            calls = PoolCalls(cluster, lambda: connection.reader().tokenizers, settings.call_s_max)
             return _Way(reader, settings, calls, None, None)
         own = own_process(settings.tokenize, settings.work)
-        return _Way(reader, settings, None, own, PromptService(own.tokenizers, self._connection.reader))
+        return _Way(reader, settings, None, own, PromptService(own.tokenizers, connection.reader))
 
 
 def _text(token_ids: TokenIds | None, prompt: str | None, messages: ChatGiven | None) -> Text:

@@ -278,3 +278,22 @@ def test_closed_links_give_their_sockets_back(server: LinkServer, links: SocketL
     for link in opened:
         link.close()
     wait_until(lambda: server.statistics()["connections"] == 0)
+
+
+def test_links_that_their_own_thread_collects_are_closed_by_it(keys: LinkKeys) -> None:
+    """Garbage is collected in any thread: the last reader of a cluster may go in that of its links."""
+    links = SocketLinks(keys, SETTINGS)
+    errors: list[Exception] = []
+    closed = threading.Event()
+
+    def collect() -> None:
+        try:
+            links.close()
+        except Exception as error:
+            errors.append(error)
+        closed.set()
+
+    links._do(collect)
+    assert closed.wait(WAIT_S)
+    links.close()
+    assert not errors
