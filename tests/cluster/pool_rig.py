@@ -123,3 +123,7 @@ def actor(client: Client, number: int) -> Any:
 def up(client: Client) -> tuple[int, ...]:
     """Numbers of the tokenizers that this process knows to be up."""
     return client._reader().tokenizers
+
+
+CHATS = [chat(f"question {number}: {WORDS}", turns=4) for number in range(12)]
+"""Twelve conversations that differ from their first question on."""

@@ -18,9 +18,9 @@ from kvatlas.tokenize.config import TokenizeConfig
 from kvatlas.tokenize.tokenizers import Tokenizers
 from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray, wait_until
 from tests.cluster.pool_rig import (
+    CHATS,
     WORDS,
     HangingPod,
-    chat,
     cluster_of,
     serve_chats,
     tokenize_config,
@@ -28,8 +28,6 @@ from tests.cluster.pool_rig import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
-
-CHATS = [chat(f"question {number}: {WORDS}", turns=4) for number in range(12)]
 
 
 @pytest.fixture(scope="module", autouse=True)

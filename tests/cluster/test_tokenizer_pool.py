@@ -21,7 +21,7 @@ from kvatlas.index.errors import ClusterError, InputError, OverloadedError
 from kvatlas.tokenize.config import TokenizeConfig
 from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray, process_of, wait_until
 from tests.cluster.pool_rig import (
-    WORDS,
+    CHATS,
     actor,
     chat,
     cluster_of,
@@ -30,8 +30,6 @@ from tests.cluster.pool_rig import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
-
-CHATS = [chat(f"question {number}: {WORDS}", turns=4) for number in range(12)]
 
 
 @pytest.fixture(scope="module", autouse=True)

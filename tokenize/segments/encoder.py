@@ -43,7 +43,8 @@ class SegmentEncoder:
     whole (`exactness` says why). Where it does, the proof is tried on a few texts at the start, and on a
     share of all answers; should one be wrong, texts are encoded whole from then on.
 
-    Any thread may call any method. The GIL is released while cutting, looking up and encoding.
+    Any thread may call any method. The GIL is released while the library encodes, and while texts of 256 KiB
+    or more are cut and looked up.
     """
 
     def __init__(

@@ -31,13 +31,13 @@ class Numbered:
         self.closed = threading.Event()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> TokenizedPrompt:
-        raise NotImplementedError
+        raise AssertionError("a shelf keeps tokenizers, it does not use them")
 
     def encode_chat(self, chat: Chat) -> TokenizedPrompt:
-        raise NotImplementedError
+        raise AssertionError("a shelf keeps tokenizers, it does not use them")
 
     def render_chat(self, chat: Chat) -> str:
-        raise NotImplementedError
+        raise AssertionError("a shelf keeps tokenizers, it does not use them")
 
     def is_current(self) -> bool:
         self.looks += 1
