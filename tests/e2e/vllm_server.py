@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.e2e.ports import free_ports
+from tests.ports import free_ports
 
 MODEL_NAME = "tiny"
 BLOCK_SIZE_TOKENS = 32  # CPU attention takes multiples of 32 only

@@ -27,6 +27,7 @@ from tests.actors.link.link_peers import (
     new_keys,
     wait_until,
 )
+from tests.ports import free_ports
 
 HERE = Address(1, 0, 1)
 
@@ -141,8 +142,7 @@ def test_a_paused_server_costs_time_and_nothing_else(keys: LinkKeys, links: Sock
 
 
 def test_requests_wait_for_a_server_that_comes_up(keys: LinkKeys, links: SocketLinks) -> None:
-    with LinkServer(Echo().handle, keys) as gone:
-        endpoint = gone.endpoint
+    endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}"
     waiting = links.open(endpoint).request(b"x", WAIT_S)
     with LinkServer(Echo().handle, keys, endpoint):
         assert waiting.result(WAIT_S) == b"x"

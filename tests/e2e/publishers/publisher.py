@@ -11,7 +11,7 @@ from typing import Any
 
 import zmq
 
-from tests.e2e.ports import free_ports
+from tests.ports import free_ports
 
 POD = "old"
 MODEL = "any model"

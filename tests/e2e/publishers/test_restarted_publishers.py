@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.ports import free_ports
 from tests.e2e.publishers.conftest import NewPublisher
 from tests.e2e.publishers.link import Network
 from tests.e2e.publishers.listener import NEVER, Listener
 from tests.e2e.publishers.publisher import Publisher
 from tests.e2e.publishers.said import Said, conversation, prompt
+from tests.ports import free_ports
 
 # asyncio leaves the transport of a connection that was accepted while the link was cut to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -14,6 +14,7 @@ from kvatlas.ingest.sockets.replay_client import ReplayClient
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from tests.ingest.sockets.subscriber_peers import END, LOOPBACK, ScriptedReplay, reply
 from tests.ingest.zmq_peers import END_OF_REPLAY, WAIT_S, Peers, Socket, number
+from tests.ports import deaf_port
 
 TOPIC = b"kv@pod@m"
 
@@ -158,14 +159,13 @@ def test_answers_share_the_bound_and_what_is_taken_or_dropped_makes_room(
         assert third.is_complete
 
 
-def test_nobody_there_fails_soon_and_says_so(peers: Peers) -> None:
+def test_nobody_there_fails_soon_and_says_so() -> None:
     asking = Asking(SubscriberConfig(replay_connect_s_max=0.2))
     try:
-        with ScriptedReplay(peers, batches) as gone:
-            pass
-        answer = asking.ask(gone.endpoint)
-        assert asking.ended(answer) == []
-        assert answer.why == f"replay: {gone.endpoint}: nobody there"
+        with deaf_port() as port:
+            answer = asking.ask(f"tcp://127.0.0.1:{port}")
+            assert asking.ended(answer) == []
+        assert answer.why == f"replay: tcp://127.0.0.1:{port}: nobody there"
     finally:
         asking.close()
 

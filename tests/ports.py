@@ -1,9 +1,11 @@
-"""Ports for servers that must have the same ones when they start again."""
+"""Ports of the loopback: for servers that must have the same ones when they start again, and of nobody."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
+from collections.abc import Iterator
 
 _PORTS = range(20_000, 32_000)  # below those that systems give to connections that go out
 
@@ -24,3 +26,14 @@ def free_ports(count: int) -> list[int]:
     finally:
         for one in sockets:
             one.close()
+
+
+@contextlib.contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port that refuses connections as long as this is open.
+
+    It is held: nobody else can listen there, and no connection that goes out is given it and meets itself.
+    """
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
