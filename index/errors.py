@@ -8,7 +8,8 @@
     ├── CheckpointError                   a checkpoint: torn, foreign, of another version, cut short
     ├── ClusterError                      a cluster: no such name, not ready, does not answer
     ├── RecordingError                    a recording: no such file, foreign, torn, disk full
-    ├── OverloadedError                   a bounded queue is full: ask again later, or elsewhere
+    ├── OverloadedError                   a bounded queue, or the fleet, is full: ask again later
+    ├── NoWorkerError                     nobody may serve a request: no such model, adapter, label or pod
     ├── TokenizerError                    a tokenizer: cannot be found, read, used or asked
     │   └── UnsupportedModelError         nobody here can compute this model's token ids: ask its pod
     ├── LinkError                         no answer from a shard: too slow, broken, nobody there (actors/link)
@@ -19,6 +20,8 @@ Every message says what was expected, what came, and where.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class KvatlasError(Exception):
@@ -50,7 +53,23 @@ class ClusterError(KvatlasError):
 
 
 class OverloadedError(KvatlasError):
-    """A bounded queue is full; nothing was begun. Ask again later, or elsewhere."""
+    """A bounded queue, or the whole fleet, is full; nothing was begun. Ask again later, or elsewhere."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """When asking again is worth it; None: not known."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _overloaded, (type(self), str(self), self.retry_after_s)
+
+
+def _overloaded(kind: type[OverloadedError], message: str, retry_after_s: float | None) -> OverloadedError:
+    return kind(message, retry_after_s=retry_after_s)
+
+
+class NoWorkerError(KvatlasError):
+    """Nobody may serve a request: no pod has this model, adapter, role or label, or none that was named."""
 
 
 class TokenizerError(KvatlasError):
