@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 # No deadline: two busy cores make any single example slow now and then.
 settings.register_profile("default", deadline=None)
-settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True)
+settings.register_profile("ci", deadline=None, print_blob=True)
 settings.register_profile(
     "sanitize",
     deadline=None,

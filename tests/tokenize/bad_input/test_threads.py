@@ -40,7 +40,7 @@ def random_chat(chance: random.Random, before: list[dict[str, Any]]) -> list[dic
     return [*kept, {"role": chance.choice(("user", "assistant", "system", "tool")), "content": text}]
 
 
-@pytest.mark.parametrize("n_rounds", [60, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_rounds", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_threads_get_the_ids_of_a_plain_encoding_while_tokenizers_come_and_go(
     tmp_path: Path, n_rounds: int
 ) -> None:
