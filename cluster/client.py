@@ -18,6 +18,7 @@ from kvatlas.actors.reading.connection import Connection, DirectoryCalls, connec
 from kvatlas.actors.reading.reader_status import ReaderStatus
 from kvatlas.actors.reading.settings import ReaderSettings
 from kvatlas.actors.tokenizer.cluster_tokenizing import ClusterTokenizing
+from kvatlas.cluster.client_choosing import ChoosingClient
 from kvatlas.index.errors import ClusterError
 from kvatlas.index.keys import Feature, TokenIds
 from kvatlas.index.reading import Asked, AskedExplanation
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from kvatlas.actors.tokenizer.figures import TokenizerFigures
 
 
-class Client:
+class Client(ChoosingClient):
     """Asks one cluster. Any thread may call any method; clients of one process share a connection.
 
     Cheap to make and to pickle: it connects with the first call, in whatever process it then is, which
@@ -340,7 +341,7 @@ class Client:
     def close(self) -> None:
         """Let go of the connection; it ends with the last client that holds it. Twice is fine."""
         self._is_closed = True
-        self._connection = self._texts = None
+        self._connection = self._texts = self._router = None
 
     def _connected(self) -> Connection:
         connection = self._connection

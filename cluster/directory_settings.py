@@ -67,6 +67,8 @@ def directory_settings(config: ClusterConfig, cluster_id: str) -> DirectorySetti
         tokenizer_placement=config.tokenizers.placement,
         tokenizer_resources=actor_resources(config.tokenizers.resources),
         tokenizer=encode(tokenizer_settings(config)),
+        choosing=encode(config.choosing),
+        shares_loads=config.transport == "zmq",
         discovery=config.discovery,
         deadlines=Deadlines(
             session_lost_s=directory.session_lost_s,

@@ -23,6 +23,7 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.cluster.config.writing import difference
 from kvatlas.cluster.directory_settings import actor_resources, directory_settings, reader_settings
+from kvatlas.cluster.proxy import placing
 from kvatlas.index.errors import ClusterError, ConfigError
 
 READY_S_MAX = 120.0
@@ -60,6 +61,12 @@ def start(
     _wait(lambda: _is_ready(calls), ready_s_max, f"cluster {config.name!r}: expected all shards up")
     client = Client(config.name, reader_settings(config))
     client.wait_ready(ready_s_max)
+    if config.proxy.count:
+        placing.begin(config)
+    if config.gateway.replicas:
+        from kvatlas.cluster.gateway import deploying  # Serve takes a second to import
+
+        deploying.deploy(config)
     return client
 
 
@@ -96,6 +103,8 @@ def down(name: str = "default", *, address: str | None = None) -> None:
     """
     _connect_ray(address, must_run=True)
     calls = DirectoryCalls(name)
+    _remove_gateway(name)
+    placing.end(name)
     folder = ""
     if not calls.is_gone():
         with contextlib.suppress(ClusterError):
@@ -110,6 +119,15 @@ def down(name: str = "default", *, address: str | None = None) -> None:
     end_actors(name)
     remove_left(folder, name)  # of this node; elsewhere whoever starts there next does
     RayKeeper(name).clear()
+
+
+def _remove_gateway(name: str) -> None:
+    """Serve takes a second to import: only where it runs."""
+    with contextlib.suppress(ValueError):
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        from kvatlas.cluster.gateway import deploying
+
+        deploying.remove(name)
 
 
 def _reporting(name: str) -> list[str]:
@@ -145,7 +163,9 @@ def _begin(config: ClusterConfig) -> None:
 
 
 def _compare(config: ClusterConfig, calls: DirectoryCalls) -> None:
-    found = difference(config, _config(calls))
+    running = _config(calls)
+    # The gateway is no part of what runs: it is brought up, or changed, beside it.
+    found = difference(msgspec.structs.replace(config, gateway=running.gateway), running)
     if found:
         raise ConfigError(
             f"cluster {config.name!r} runs with another configuration: expected the same, got "

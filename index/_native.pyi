@@ -160,3 +160,282 @@ def remove_dead_tables(folder: str, prefix: str) -> int:
     table closed. Raises InputError for an empty prefix or one with a slash, TableFileError when the
     folder cannot be read.
     """
+
+# Choosing: what workers were sent. Source: native/history.hpp.
+
+class History:
+    """Which slot was sent which blocks, and until when it counts as holding them.
+
+    Any thread may call any method. Times are the caller's, in seconds. Raises InputError for slots
+    outside 0 to 65535 and for times that are none.
+    """
+
+    def __init__(self, blocks_max: int) -> None:
+        """`blocks_max`: of all slots together; the oldest go."""
+    def note(self, slot: int, keys: npt.NDArray[np.uint64], now_s: float, until_s: float) -> int:
+        """The slot was sent a prompt of these block keys [n_blocks], a chain from its start.
+
+        Returns the number of the note, 0 where there was nothing to note.
+        """
+    def hints(
+        self,
+        keys: npt.NDArray[np.uint64],
+        slots: npt.NDArray[np.uint32],
+        now_s: float,
+        tokens_per_block: float = 1.0,
+    ) -> npt.NDArray[np.float32] | None:
+        """Leading blocks that each slot [n] was sent and still counts as holding, times
+        `tokens_per_block`: float32 [n]. None: nobody any."""
+    def drop(self, slot: int, keys: npt.NDArray[np.uint64], note: int) -> None:
+        """Takes a note back: what it was the first to say of the slot, and nobody has said since."""
+    def set_limit(self, slot: int, blocks: int) -> None:
+        """What the slot can hold at most. At first `blocks_max`."""
+    def forget(self, slot: int) -> None:
+        """The slot holds nothing, and has no limit."""
+    def statistics(self) -> dict[str, int]:
+        """blocks, blocks_max, nodes, claims; since the start notes, evicted_, expired_ and
+        dropped_blocks, refused_notes (keys that are no chain)."""
+
+# Choosing: loads and decisions. Source: native/pricing.hpp has the cost, native/loads.hpp the book.
+
+class Candidates:
+    """Who may be chosen: one row a worker [n], at most 65 536. Immutable.
+
+    Raises InputError where columns do not fit each other, a value is out of range, or a worker
+    stands twice.
+    """
+
+    def __init__(
+        self,
+        numbers: npt.NDArray[np.uint32],
+        slots: npt.NDArray[np.uint32],
+        discounts: npt.NDArray[np.float32],
+        limits: npt.NDArray[np.float64] | None = None,
+        offsets: npt.NDArray[np.float64] | None = None,
+        requests_max: npt.NDArray[np.uint32] | None = None,
+        rates: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        """`numbers`: of the index; 0xFFFFFFFF: not in it. `slots`: of the book. `discounts`: what a token
+        of a match is worth, 0 to 1; negative: the slot's measured accuracy. `limits`: tokens that
+        others' work may cost (inf: none). `offsets`: tokens added to the cost. `requests_max`: from
+        which it takes no more (0: none). `rates`: tokens/s that it is configured to prefill (0: not known).
+        """
+    def __len__(self) -> int: ...
+
+class Terms:
+    """What the terms of a cost weigh. Immutable. Raises InputError for what is no weight."""
+
+    def __init__(
+        self,
+        *,
+        kind: str = "weighted",
+        overlap: float = 1.0,
+        prefill: float = 1.0,
+        decode: float = 0.02,
+        temperature: float = 0.0,
+        tier_costs: npt.NDArray[np.float64] | Sequence[float] | None = None,
+        hot_requests: int = 0,
+        session_bonus_tokens: float = 0.0,
+        reserves_prefill: bool = True,
+        reserves_decode: bool = True,
+    ) -> None:
+        """`kind`: weighted, longest_prefix, least_loaded, random, round_robin; but for the first they set
+        the weights that make them what they are. `tier_costs` [5]: of a token that is loaded back, as a
+        share of one that is computed. `reserves_...`: what a reservation counts as.
+        """
+
+class Decision:
+    """What a choice came to. Arrays [n] are made when asked for, rows as the candidates. Immutable."""
+
+    @property
+    def row(self) -> int:
+        """Of the worker taken; -1: all are saturated, or gone."""
+    @property
+    def slot(self) -> int:
+        """The same; -1: none."""
+    @property
+    def cost(self) -> float:
+        """Tokens, or seconds."""
+    @property
+    def in_seconds(self) -> bool: ...
+    @property
+    def cached_tokens(self) -> int:
+        """Predicted to be reused there, by the index or by hints."""
+    @property
+    def index_tokens(self) -> int:
+        """The same by the index alone."""
+    @property
+    def is_reserved(self) -> bool: ...
+    @property
+    def retry_after_s(self) -> float:
+        """With no row: when one of the saturated is expected to take one more."""
+    @property
+    def costs(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def credits(self) -> npt.NDArray[np.float32]:
+        """Tokens of the prompt that count as reused."""
+    @property
+    def prefill_tokens(self) -> npt.NDArray[np.float32]:
+        """Still to be prefilled there for others."""
+    @property
+    def decode_tokens(self) -> npt.NDArray[np.float32]:
+        """Held there by others' requests, now or when they are done."""
+    @property
+    def requests(self) -> npt.NDArray[np.uint32]: ...
+    @property
+    def seconds_per_token(self) -> npt.NDArray[np.float32]:
+        """To prefill one; 0: costs are in tokens."""
+    @property
+    def states(self) -> npt.NDArray[np.uint32]:
+        """0 could be taken, 1 saturated, 2 gone."""
+
+class Ended:
+    """A reservation that has ended. Immutable."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def prefill_tokens(self) -> int:
+        """That it was reserved with."""
+    @property
+    def cached_tokens(self) -> int:
+        """That were predicted."""
+    @property
+    def seconds(self) -> float:
+        """From choice to end."""
+    @property
+    def prefill_seconds(self) -> float | None:
+        """From choice to the end of its prefill. None: nobody has told."""
+    @property
+    def is_by_index(self) -> bool:
+        """`cached_tokens` was what the index said: no hint said more."""
+
+class Loads:
+    """What workers have to do, and what has been learned of them. Arrays [n], rows as the candidates."""
+
+    @property
+    def prefill_tokens(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def decode_tokens(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def requests(self) -> npt.NDArray[np.uint32]: ...
+    @property
+    def prefill_rate(self) -> npt.NDArray[np.float64]:
+        """Tokens/s, measured; 0: not known."""
+    @property
+    def accuracy(self) -> npt.NDArray[np.float64]:
+        """Share of predicted tokens that were reused; 0.5 until something is known."""
+
+_Sums = tuple[
+    npt.NDArray[np.uint32], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint32]
+]
+
+class LoadBook:
+    """What this router has sent to workers and is not done, what others say they have sent, and choices.
+
+    Any thread may call any method. Times are the caller's: seconds of one monotonic clock. Raises
+    InputError for NaN, negative and huge values.
+    """
+
+    def __init__(self, reservations_max: int) -> None: ...
+    def slot(self, pod: str, rank: int) -> int:
+        """The worker's number, a new one where it has none; at most 65 536 workers at a time."""
+    def name(self, slot: int) -> tuple[str, int] | None:
+        """Whose number it is now."""
+    def forget(self, pod: str) -> list[str]:
+        """The pod left. Returns the ids of its reservations, which end."""
+    def choose(
+        self,
+        candidates: Candidates,
+        terms: Terms,
+        *,
+        now_s: float,
+        request_id: str,
+        prompt_tokens: int,
+        output_tokens: int,
+        workers: npt.NDArray[np.uint32],
+        blocks: npt.NDArray[np.uint32],
+        tier_blocks: npt.NDArray[np.uint32],
+        partial_rows: tuple[int, ...],
+        block_size: int,
+        hints: npt.NDArray[np.float32] | None = None,
+        bonus_row: int = -1,
+        reserve: bool = True,
+        seed: int = 0,
+    ) -> Decision:
+        """The cheapest candidate, among equals by `seed`, reserved in the same step where `reserve` says so.
+
+        `output_tokens`: expected. `workers` to `partial_rows`: of Matches. `hints` [n]: tokens that
+        candidates were sent. `bonus_row`: the session's. Not reserved where the id is there already or
+        `reservations_max` is reached: counted.
+        """
+    def pick(
+        self,
+        candidates: Candidates,
+        costs: npt.NDArray[np.float64],
+        *,
+        now_s: float,
+        request_id: str,
+        prompt_tokens: int,
+        output_tokens: int,
+        workers: npt.NDArray[np.uint32],
+        blocks: npt.NDArray[np.uint32],
+        tier_blocks: npt.NDArray[np.uint32],
+        partial_rows: tuple[int, ...],
+        block_size: int,
+        hints: npt.NDArray[np.float32] | None = None,
+        bonus_row: int = -1,
+        reserve: bool = True,
+        seed: int = 0,
+        terms: Terms = ...,
+    ) -> Decision:
+        """The same with costs from elsewhere; infinity: not this one. `terms`: what tiers count,
+        and others' work before limits."""
+    def snapshot(self, candidates: Candidates, now_s: float | None = None) -> Loads:
+        """Their loads. With a time: less what has been done by then of prefills that are under way."""
+    def reserve(
+        self,
+        slot: int,
+        *,
+        request_id: str,
+        prefill_tokens: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        cached_tokens: int = 0,
+        now_s: float,
+    ) -> bool:
+        """A choice that was made elsewhere. False: no room, the id is there already, or no such slot."""
+    def prefill_done(self, request_id: str, now_s: float) -> bool:
+        """Its prompt is computed. False: no such reservation."""
+    def produced(self, request_id: str, tokens: int, now_s: float) -> bool:
+        """So many so far: the prefill is done. False: no such reservation."""
+    def completed(self, request_id: str, now_s: float, *, cached_tokens: int | None = None) -> Ended | None:
+        """It ended well; `cached_tokens`: what the engine has reused. None: no such reservation."""
+    def failed(self, request_id: str, now_s: float) -> Ended | None:
+        """It ended otherwise: nothing is learned of it."""
+    def expire(self, now_s: float, silence_s: float) -> list[str]:
+        """Ends those that nobody has mentioned for `silence_s`; their ids."""
+    def changed(self) -> _Sums:
+        """Own sums that have changed since the last call: slots, prefill, decode, requests [k]."""
+    def own(self) -> _Sums:
+        """Own sums of all that have any."""
+    def set_remote(
+        self,
+        router: int,
+        slots: npt.NDArray[np.uint32],
+        prefill: npt.NDArray[np.float64],
+        decode: npt.NDArray[np.float64],
+        requests: npt.NDArray[np.uint32],
+        whole: bool,
+    ) -> None:
+        """What another router has sent, in place of what it last said of these slots; `whole`: of all.
+        At most 1 024 routers."""
+    def drop_remote(self, router: int) -> None: ...
+    def statistics(self) -> dict[str, int]:
+        """Now: reservations, slots, routers. Since the start: choices, reserved, saturated,
+        unreserved_full (`reservations_max`), unreserved_duplicates, prefilled, completed, failed,
+        expired, forgotten, unknown (mentions of requests that are not there), refused_routers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from kvatlas.index.scores import Worker
 from kvatlas.index.view import FleetPart, WorkerView
 
 _log = logging.getLogger(__name__)
+_VERSIONS = itertools.count(1)
 
 
 class ViewedModel(NamedTuple):
@@ -50,6 +52,8 @@ class FleetView:
         members: Mapping[int, _Member],
         roster: Roster,
     ) -> None:
+        self.version = next(_VERSIONS)
+        """No other one of this process has it."""
         self.models = models
         self.truths = workers
         """Workers by number; a view says itself what can be claimed of it."""

@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kvatlas.index.choosing.looking import Look
+from kvatlas.index.choosing.serving import ServingPod
 from kvatlas.index.keys import Feature, TokenIds
 from kvatlas.index.prompts import Messages, Tokenizing, ids_of
-from kvatlas.index.reading import PromptReader
+from kvatlas.index.reading import Asked, PromptReader, match
 from kvatlas.index.scores import Explanation, Scores
 from kvatlas.index.scores_batch import ScoresBatch
 from kvatlas.index.shards import ShardedIndex, Strategy
 from kvatlas.ingest.atlas_fleet import AtlasFleet
+from kvatlas.ingest.atlas_serving import AtlasServing
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
 from kvatlas.ingest.checkpoints import CheckpointReport
-from kvatlas.ingest.config import AtlasConfig
+from kvatlas.ingest.config import AtlasConfig, PodConfig
 from kvatlas.ingest.feed import Feed, FeedNames
 from kvatlas.ingest.fleet_mirror import FleetMirror
 from kvatlas.ingest.numbering import CountedNumbers
 from kvatlas.ingest.outlet import TableOutlet
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Atlas:
@@ -64,6 +70,7 @@ class Atlas:
             algorithm=self.config.algorithm,
             tier_weights=self.config.tier_weights,
         )
+        self._serving = AtlasServing(self._mirror)
 
     # Write path.
 
@@ -124,6 +131,19 @@ class Atlas:
         again. Compare requests whose predecessors' events had come. Unknown workers are ignored.
         """
         self._mirror.reused(pod, predicted_tokens, actual_tokens, model=model, rank=rank)
+
+    def set_pod(self, pod: str, config: PodConfig | None) -> None:
+        """What is known of a pod, in the place of `AtlasConfig.pods`; None: nothing any more."""
+        self._mirror.set_pod(pod, config)
+
+    def set_block_size(self, model: str, tokens: int) -> None:
+        """Tokens in a block of a model's index, where its servers' events do not say so yet.
+
+        A smaller one than known empties the model's workers and has their history asked for again; a
+        larger one, or one of a model that is configured, changes nothing. Raises InputError when it is
+        none, or there is no room for the model.
+        """
+        self._mirror.set_block_size(model, tokens)
 
     # Read path.
 
@@ -209,6 +229,32 @@ class Atlas:
     def lookup(self, keys: npt.NDArray[np.uint64]) -> list[dict[tuple[str, int, int] | str, int]]:
         """For each block key: tier bits by (pod, rank, group), or by name for a store."""
         return self._reader.lookup(keys)
+
+    # What choices are made from (`kvatlas.Chooser`).
+
+    def look(self, token_ids: TokenIds, **asked: Unpack[Asked]) -> Look:
+        """A prompt's matches and the workers of that moment; as `score`, without what it is worth."""
+        version = self._mirror.part_version  # before: what changes meanwhile is seen by the next look
+        question = self._reader.question(token_ids, **asked)
+        matches = match(self._index, question)
+        return Look(question, matches, self._reader.fleet, self._reader.weights, version)
+
+    def set_serving(self, pod: str, serving: ServingPod | None) -> None:
+        """How requests reach a pod, and what it can take; None: nobody says any more.
+
+        A pod without events can be chosen too: it is BLIND. Raises InputError where `serving` is of
+        another pod.
+        """
+        self._serving.set(pod, serving)
+
+    def serving_pods(self) -> Mapping[str, ServingPod]:
+        """Pods that `set_serving` has described, and those whose events are heard. Do not change it."""
+        return self._serving.pods()
+
+    @property
+    def serving_version(self) -> Hashable:
+        """Equal ones mean that `serving_pods` says the same."""
+        return self._serving.version
 
     # What it knows of itself.
 

@@ -16,6 +16,7 @@ from kvatlas.actors.directory.status import ClusterStatus
 from kvatlas.actors.directory.status_report import status_of
 from kvatlas.actors.directory.supervision import Supervision, heard, wanted_actors
 from kvatlas.actors.orders import (
+    RouterReport,
     ShardAsks,
     ShardReport,
     SubscriberAsks,
@@ -131,6 +132,10 @@ class _DirectoryActor:
     async def report_tokenizer(self, report: bytes) -> bytes:
         """TokenizerReport -> TokenizerOrders."""
         return encode(self._service.report_tokenizer(decode(report, TokenizerReport)))
+
+    async def report_router(self, report: bytes) -> bytes:
+        """RouterReport -> RouterOrders."""
+        return encode(self._service.report_router(decode(report, RouterReport)))
 
     # People.
 

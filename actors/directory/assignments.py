@@ -131,6 +131,11 @@ class Assignments:
             self.node_of.pop(name, None)
 
 
+def followed(pods: Mapping[str, DiscoveredPod]) -> dict[str, DiscoveredPod]:
+    """Those that tell of their caches; the others can only be sent requests."""
+    return {name: pod for name, pod in pods.items() if pod.sources}
+
+
 def ties(pod: DiscoveredPod) -> Iterator[str]:
     """What this pod may share with others: stores, and addresses that publishers dial."""
     for store in pod.stores:

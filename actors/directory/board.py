@@ -7,22 +7,41 @@ from collections.abc import Mapping
 import msgspec
 
 from kvatlas.actors.directory.layouts import Generation, Layouts, Slot
+from kvatlas.actors.directory.routers import Routers
 from kvatlas.actors.directory.sessions import Session, Sessions
+from kvatlas.actors.directory.settings import DirectorySettings
 from kvatlas.actors.directory.tokenizer_pool import TokenizerPool
-from kvatlas.actors.orders import ClusterView, Layout, PartView, Replica
+from kvatlas.actors.orders import ClusterView, Layout, PartView, Replica, ToldPod, ToldServing
+from kvatlas.ingest.discovery.pods import DiscoveredPod
 
 
 class Board:
     """Puts sessions and layouts together: who has loaded what, and the view of it. One thread at a time."""
 
     def __init__(
-        self, cluster: str, cluster_id: str, sessions: Sessions, layouts: Layouts, pool: TokenizerPool
+        self,
+        settings: DirectorySettings,
+        sessions: Sessions,
+        layouts: Layouts,
+        pool: TokenizerPool,
+        routers: Routers,
     ) -> None:
-        self._cluster = cluster
-        self._cluster_id = cluster_id
+        self._settings = settings
         self._sessions = sessions
         self._layouts = layouts
         self._pool = pool
+        self._routers = routers
+        self._pods: tuple[ToldPod, ...] = ()
+        self.pods_version = 0
+        """Version of the view since which pods serve as they do."""
+
+    def serve(self, pods: Mapping[str, DiscoveredPod]) -> bool:
+        """These are the pods; whether readers must be told."""
+        serving = tuple(_told(pods[name]) for name in sorted(pods))
+        if serving == self._pods:
+            return False
+        self._pods = serving
+        return True
 
     def view(self, version: int, since: int, orders: Mapping[str, int]) -> ClusterView:
         """With the parts that have changed since a version; with all where that one is not ours."""
@@ -30,8 +49,8 @@ class Board:
         building = self._layouts.building
         return ClusterView(
             version=version,
-            cluster=self._cluster,
-            cluster_id=self._cluster_id,
+            cluster=self._settings.cluster,
+            cluster_id=self._settings.cluster_id,
             serving=self.layout(self._layouts.serving),
             building=None if building is None else self.layout(building),
             leaving=tuple(map(self.layout, self._layouts.leaving)),
@@ -44,6 +63,8 @@ class Board:
             ),
             orders=dict(orders),
             tokenizers=self._pool.numbers,
+            pods=self._pods if self.pods_version > since or since == 0 else None,
+            routers=self._routers.listed,
         )
 
     def shown(self) -> tuple[object, ...]:
@@ -51,7 +72,7 @@ class Board:
         layouts = tuple(map(self.layout, self._layouts.all))
         sessions = self._sessions
         is_built = self._layouts.building is None
-        return (*layouts, is_built, sessions.numbers, sessions.lost, self._pool.numbers)
+        return (*layouts, is_built, sessions.numbers, sessions.lost, self._pool.numbers, self._routers.listed)
 
     def layout(self, generation: Generation) -> Layout:
         replicas = sorted(generation.replicas, key=lambda one: (one.shard, one.replica))
@@ -84,3 +105,13 @@ class Board:
         slot = Slot(generation.number, replica.shard, replica.replica)
         report = generation.holders[slot].report
         return report is not None and session.number in report.loaded
+
+
+def _told(pod: DiscoveredPod) -> ToldPod:
+    return ToldPod(
+        pod=pod.pod,
+        model=pod.model or "",
+        serving=ToldServing(**msgspec.structs.asdict(pod.serving)),
+        labels=pod.labels,
+        node=pod.node or "",
+    )

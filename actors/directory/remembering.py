@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 import zmq
@@ -13,23 +13,12 @@ import zmq
 from kvatlas.actors.directory.assignments import Assignments
 from kvatlas.actors.directory.keeping import Keeper
 from kvatlas.actors.directory.layouts import Generation, Shape, Slot
-from kvatlas.actors.directory.leases import Leases
+from kvatlas.actors.directory.lending import Lent
 from kvatlas.actors.directory.sessions import Sessions
 from kvatlas.actors.orders import Lease, LinkKeys
 from kvatlas.ingest.discovery.pods import DiscoveredPod, encode_pod
 
 _log = logging.getLogger(__name__)
-
-
-class Lent(NamedTuple):
-    """The two kinds of numbers that sessions hold."""
-
-    lanes: Leases
-    workers: Leases
-
-    def end(self, session: int) -> None:
-        self.lanes.end(session)
-        self.workers.end(session)
 
 
 class KeptSession(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from kvatlas.actors.directory.assignments import Assignments
+from kvatlas.actors.directory.assignments import Assignments, followed
 from kvatlas.actors.directory.board import Board
 from kvatlas.actors.directory.keeping import Counters, Keeper
 from kvatlas.actors.directory.layouts import Generation, Holder, Layouts, Shape, Slot
-from kvatlas.actors.directory.leases import Leases
+from kvatlas.actors.directory.lending import Lent
 from kvatlas.actors.directory.placement import Placement
-from kvatlas.actors.directory.remembering import Lent, Memory, restored
+from kvatlas.actors.directory.remembering import Memory, restored
+from kvatlas.actors.directory.routers import Routers
 from kvatlas.actors.directory.sessions import Session, Sessions
 from kvatlas.actors.directory.settings import DirectorySettings
 from kvatlas.actors.directory.tokenizer_pool import Member, TokenizerPool
@@ -21,6 +22,8 @@ from kvatlas.actors.orders import (
     ClusterView,
     PodOrders,
     ReaderSecrets,
+    RouterOrders,
+    RouterReport,
     ShardAsks,
     ShardOrders,
     ShardReport,
@@ -30,11 +33,8 @@ from kvatlas.actors.orders import (
     TokenizerOrders,
     TokenizerReport,
 )
-from kvatlas.index.errors import InputError
 from kvatlas.ingest.discovery.pods import DiscoveredPod, decode_pod, encode_pod
 
-_NUMBERS = 65_534
-_LEASE_MAX = 8192
 _STALL_S = 1.0
 _VERSIONS_KEPT = 4096
 """Views change often: so many versions are issued for each that is kept."""
@@ -65,8 +65,7 @@ class DirectoryService:
         self._counters = Counters(keeper)
         self._memory = Memory(keeper, settings.cluster_id)
         self._secrets = self._memory.secrets(settings.hash_seed)
-        rest_s = settings.deadlines.lane_rest_s
-        self.lent = Lent(Leases(_NUMBERS, rest_s, clock_s), Leases(_NUMBERS, rest_s, clock_s))
+        self.lent = Lent(settings, self.counts, clock_s)
         self.sessions = Sessions(
             issue=lambda: self._counters.issue("session"),
             lost_s=settings.deadlines.session_lost_s,
@@ -85,7 +84,8 @@ class DirectoryService:
             clock_s=clock_s,
         )
         self.pool = TokenizerPool(settings, is_restarted=self.is_restarted, clock_s=clock_s)
-        self.board = Board(settings.cluster, settings.cluster_id, self.sessions, self.layouts, self.pool)
+        self.routers = Routers(settings.cluster_id, settings.deadlines.session_lost_s, clock_s)
+        self.board = Board(settings, self.sessions, self.layouts, self.pool, self.routers)
         self.orders: dict[str, int] = {}
         """Version of each subscriber's orders, by name."""
         self.version = 0
@@ -94,8 +94,9 @@ class DirectoryService:
         self._shown: tuple[object, ...] = ()
         self._change()
         self.assignments = self._restore_pods()
+        self.board.pods_version = self.version  # readers of an earlier directory are told anew
         for name in {one.subscriber for one in self.sessions.all} - self.orders.keys():
-            self._end_leases(self.sessions.drop(name))  # it was let go of just before
+            self.lent.end(self.sessions.drop(name))  # it was let go of just before
         self._remember()
 
     # What readers see.
@@ -131,6 +132,8 @@ class DirectoryService:
             keys=msgspec.structs.replace(self._secrets.keys, server_secret=""),
             view_s_max=self.settings.view_s_max,
             tokenizer=self.settings.tokenizer,
+            choosing=self.settings.choosing,
+            shares_loads=self.settings.shares_loads,
         )
 
     # Shards.
@@ -174,9 +177,8 @@ class DirectoryService:
             return SubscriberOrders(goes=True)
         self.counts["subscribers_enlisted"] += 1
         session, retired = self.sessions.enlist(asks.name, asks.node_id)
-        self._end_leases(retired)
-        self._lend(self.lent.lanes, session, self.settings.lanes_leased)
-        self._lend(self.lent.workers, session, self.settings.workers_leased)
+        self.lent.end(retired)
+        self.lent.begin(session)
         self._remember()
         self._mark(self.sessions.used[asks.name])  # it may be lost now
         self._settle()
@@ -192,7 +194,8 @@ class DirectoryService:
             return SubscriberOrders(goes=self.is_going or report.name not in self.orders)
         if (session.part, session.lost) != before:
             self._mark(session)
-        self._lend_more(session, report)
+        if self.lent.add(session, report):
+            self._remember()
         if session.has_news:
             self._settle()
         return self._subscriber_orders(session)
@@ -211,36 +214,19 @@ class DirectoryService:
             keys=msgspec.structs.replace(self._secrets.keys, server_secret=""),
         )
 
-    def _lend_more(self, session: Session, report: SubscriberReport) -> None:
-        lent = False
-        for leases, free, count in (
-            (self.lent.lanes, report.lanes_free, self.settings.lanes_leased),
-            (self.lent.workers, report.workers_free, self.settings.workers_leased),
-        ):
-            if free < count // 4:
-                held = sum(lease.count for lease in leases.of(session.number))
-                lent |= self._lend(leases, session, min(max(count, held), _LEASE_MAX))
-        if lent:
-            self._remember()
-
-    def _lend(self, leases: Leases, session: Session, count: int) -> bool:
-        try:
-            leases.lend(session.number, count)
-        except InputError:
-            self.counts["numbers_exhausted"] += 1
-            return False
-        return True
-
-    def _end_leases(self, sessions: list[Session]) -> None:
-        for session in sessions:
-            self.counts["sessions_retired"] += 1
-            self.lent.end(session.number)
-
     # Tokenizers.
 
     def report_tokenizer(self, report: TokenizerReport) -> TokenizerOrders:
         """How a tokenizer is, answered by its orders."""
         return TokenizerOrders(goes=self.is_going or not self.pool.hear(report))
+
+    # Routers.
+
+    def report_router(self, report: RouterReport) -> RouterOrders:
+        """How a router is, answered by its orders."""
+        takes = not self.is_going and self.routers.hear(report)
+        self._settle()
+        return RouterOrders(goes=not takes)
 
     # What people and discovery want.
 
@@ -250,11 +236,20 @@ class DirectoryService:
         A directory that was lost keeps, for a while, those that its discovery has not found again.
         """
         wanted = {**self.pods, **pods} if self.keeps_pods else dict(pods)
-        changed = self.assignments.update(wanted, self.placement.names)
+        if wanted == self.pods:
+            return
+        changed = self.assignments.update(followed(wanted), self.placement.names)
         self.pods = wanted
+        self._memory.keep_pods(self.assignments, wanted)
+        self._show_pods()
         if changed:
-            self._memory.keep_pods(self.assignments, wanted)
             self._order_anew(changed)
+
+    def _show_pods(self) -> None:
+        """Readers are told how pods serve, where that is not what they were told last."""
+        if self.board.serve(self.pods):
+            self._change()
+            self.board.pods_version = self.version
 
     @property
     def keeps_pods(self) -> bool:
@@ -269,7 +264,7 @@ class DirectoryService:
                 self.orders[name] = self.version
             else:
                 self.orders.pop(name, None)
-                self._end_leases(self.sessions.drop(name))
+                self.lent.end(self.sessions.drop(name))
         self._remember()
         self._settle()
 
@@ -307,6 +302,7 @@ class DirectoryService:
         self.counts["shards_silent"] += self.layouts.drop_silent(self.settings.deadlines.session_lost_s)
         self.layouts.drop_left()
         self.pool.tick()
+        self.routers.tick()
         self._settle()
 
     def _pardon(self) -> None:
@@ -331,7 +327,7 @@ class DirectoryService:
         for old, new in self.sessions.swap(self._has_loaded):
             self.counts["sessions_swapped"] += 1
             self._mark(new)
-            self._end_leases([old])
+            self.lent.end([old])
             self._remember()
         shown = self.board.shown()
         if shown != self._shown:
@@ -394,6 +390,7 @@ class DirectoryService:
         kept = self._memory.pods()
         if kept is not None:
             self.pods = {pod.pod: pod for pod in map(decode_pod, kept.pods)}
-            assignments.restore(kept.next_number, kept.subscribers, self.pods)
+            assignments.restore(kept.next_number, kept.subscribers, followed(self.pods))
             self.orders = dict.fromkeys(kept.subscribers.values(), self.version)
+            self.board.serve(self.pods)
         return assignments

@@ -95,6 +95,10 @@ class DirectorySettings(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer_resources: ActorResources = ActorResources()
     tokenizer: bytes = b""
     """msgpack of TokenizerSettings; readers are told it too."""
+    choosing: bytes = b""
+    """msgpack of ChoosingConfig, for whoever chooses."""
+    shares_loads: bool = True
+    """Those who choose tell each other over sockets what they have reserved."""
 
     discovery: DiscoveryConfig = DiscoveryConfig()
     deadlines: Deadlines = Deadlines()

@@ -96,6 +96,25 @@ class PodStatus(msgspec.Struct, frozen=True, kw_only=True):
     """following, leaving, held, asking or refused."""
     why: str
     found_by: str
+    serves: str = ""
+    """Where requests are sent to, its role where it has one, and whether it is draining."""
+
+
+class RouterStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that chooses."""
+
+    number: int
+    node_id: str
+    process: int
+    """Its process id there."""
+    endpoint: str
+    """Where it publishes its loads; empty: nowhere."""
+    requests: int
+    """Reserved by it just now."""
+    peers: int
+    """Routers that it hears."""
+    silent_s: float
+    counts: dict[str, int]
 
 
 class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,3 +140,4 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     workers_free: int
     tokenizers: tuple[TokenizerStatus, ...] = ()
     """Empty where each client tokenizes for itself."""
+    routers: tuple[RouterStatus, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 from kvatlas.actors.directory.service import DirectoryService
@@ -11,6 +12,7 @@ from kvatlas.actors.directory.status import (
     LayoutStatus,
     NodeStatus,
     PodStatus,
+    RouterStatus,
     ShardStatus,
     SubscriberStatus,
     TokenizerStatus,
@@ -18,6 +20,7 @@ from kvatlas.actors.directory.status import (
 from kvatlas.actors.directory.supervision import Supervision
 from kvatlas.actors.orders import TokenizerReport
 from kvatlas.ingest.discovery.discovery import Discovery
+from kvatlas.ingest.discovery.pods import DiscoveredPod
 
 
 def status_of(service: DirectoryService, discovery: Discovery, supervision: Supervision) -> ClusterStatus:
@@ -47,14 +50,44 @@ def status_of(service: DirectoryService, discovery: Discovery, supervision: Supe
                 state=pod.state,
                 why=pod.why,
                 found_by=pod.found_by,
+                serves=_serves(service.pods.get(pod.pod)),
             )
             for pod in discovery.states()
         ),
-        counts=dict(service.counts + service.pool.counts + supervision.counts + service.assignments.counts),
+        counts=dict(_counts(service) + supervision.counts),
         lanes_free=service.lent.lanes.n_free,
         workers_free=service.lent.workers.n_free,
         tokenizers=tuple(_tokenizers(service, now_s)),
+        routers=tuple(_routers(service, now_s)),
     )
+
+
+def _serves(pod: DiscoveredPod | None) -> str:
+    if pod is None:
+        return ""
+    serving = pod.serving
+    role = "" if serving.role == "both" else serving.role
+    said = (serving.url or "", role, "draining" if serving.is_draining else "")
+    return ", ".join(filter(None, said))
+
+
+def _routers(service: DirectoryService, now_s: float) -> Iterator[RouterStatus]:
+    for known in service.routers.members:
+        report = known.report
+        yield RouterStatus(
+            number=report.number,
+            node_id=report.node_id,
+            process=report.process,
+            endpoint=report.endpoint,
+            requests=report.requests,
+            peers=report.peers,
+            silent_s=now_s - known.heard_s,
+            counts=report.counts,
+        )
+
+
+def _counts(service: DirectoryService) -> Counter[str]:
+    return service.counts + service.pool.counts + service.routers.counts + service.assignments.counts
 
 
 def _waits_for(service: DirectoryService) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
-from kvatlas.actors.orders import ReaderSecrets
+from kvatlas.actors.orders import ReaderSecrets, RouterAt
 from kvatlas.actors.reading.fetcher import Fetched
 from kvatlas.actors.reading.follow import FetchView
 from kvatlas.actors.reading.reader_status import ReaderStatus
@@ -20,12 +20,15 @@ from kvatlas.actors.reading.reading_state import Now, ReadingState
 from kvatlas.actors.reading.replicas import OpenLink, Replicas
 from kvatlas.actors.reading.settings import ReaderSettings
 from kvatlas.actors.reading.shard_sources import TablesIndex
+from kvatlas.index.choosing.looking import Look
+from kvatlas.index.choosing.serving import ServingPod
 from kvatlas.index.errors import TableFileError
 from kvatlas.index.fleet_view import FleetView
 from kvatlas.index.keys import TokenIds
 from kvatlas.index.reading import Asked, AskedExplanation, AskedMany, PromptReader, Question, match
 from kvatlas.index.scores import Explanation, Scores
 from kvatlas.index.scores_batch import ScoresBatch
+from kvatlas.index.shards import Matches
 from kvatlas.index.view import WorkerView
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class ClusterReader:
         """`node_id`: of the own node; tables there are looked at. `open_link`: how others are asked."""
         self.tokenizer_settings = secrets.tokenizer
         """msgpack of TokenizerSettings, as the directory has given them out."""
+        self.secrets = secrets
         self._clock_s = clock_s
         settings = settings or ReaderSettings()
         replicas = Replicas(node_id, open_link, settings)
@@ -85,6 +89,13 @@ class ClusterReader:
             now, [question], lambda index: (index.lookup(question.keys), match(index, question))
         )
         return reader.explanation(asked["model"], question, pods, held, matches)
+
+    def look(self, token_ids: TokenIds, **asked: Unpack[Asked]) -> Look:
+        """A prompt's matches and the workers of that moment; as `score`, without what it is worth."""
+        now = self._state.now or self._first()
+        question = now.reader.question(token_ids, **asked)
+        matches, reader = self._look(now, [question], lambda index: match(index, question))
+        return _looked(question, matches, reader)
 
     def question(self, token_ids: TokenIds, **asked: Unpack[Asked]) -> Question:
         """The prompt as keys; its block size is 0 where no server has announced the model."""
@@ -119,6 +130,13 @@ class ClusterReader:
         )
         return reader.explanation(asked["model"], question, pods, held, matches)
 
+    async def look_async(self, token_ids: TokenIds, **asked: Unpack[Asked]) -> Look:
+        """As `look`."""
+        now = self._state.now or await self._first_async()
+        question = now.reader.question(token_ids, **asked)
+        matches, reader = await self._look_async(now, [question], lambda index: match(index, question))
+        return _looked(question, matches, reader)
+
     # What it knows.
 
     def pods(self) -> tuple[WorkerView, ...]:
@@ -126,6 +144,31 @@ class ClusterReader:
         now = self._state.now or self._first()
         views = self._believed(now).fleet.workers()
         return tuple(sorted(views, key=lambda view: (view.pod, view.rank, view.model)))
+
+    def serving_pods(self) -> Mapping[str, ServingPod]:
+        """Pods that discovery has described, and those whose events are heard. Do not change it."""
+        return (self._state.now or self._first()).serving
+
+    @property
+    def serving_version(self) -> Hashable:
+        """Equal ones mean that `serving_pods` says the same."""
+        return (self._state.now or self._first()).serving_version
+
+    @property
+    def known_pods(self) -> Collection[str]:
+        """Those of `serving_pods`, without waiting for a first view."""
+        now = self._state.now
+        return () if now is None else now.serving
+
+    @property
+    def routers(self) -> tuple[RouterAt, ...]:
+        """Processes that choose and publish their loads, as far as is known."""
+        return self._state.routers
+
+    def subscriber_of(self, pod: str) -> str | None:
+        """Name of the subscriber that follows a pod; None: nobody, as far as is known."""
+        now = self._state.now
+        return None if now is None else now.subscribers.get(pod)
 
     @property
     def tokenizers(self) -> tuple[int, ...]:
@@ -212,6 +255,10 @@ class ClusterReader:
     def _believed(self, now: Now) -> PromptReader[FleetView]:
         """Asked after looking: the process may have been paused meanwhile."""
         return now.reader if self._clock_s() <= self._state.trusted_until_s else now.distrusted
+
+
+def _looked(question: Question, matches: Matches, reader: PromptReader[FleetView]) -> Look:
+    return Look(question, matches, reader.fleet, reader.weights, reader.fleet.version)
 
 
 def _to_explain(now: Now, token_ids: TokenIds, asked: AskedExplanation) -> tuple[Question, set[str] | None]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from typing import cast, get_args
 
 from kvatlas.actors.orders import ClusterView, PartView, ReaderSecrets
+from kvatlas.index.choosing.looking import all_serving
+from kvatlas.index.choosing.serving import ServingPod
 from kvatlas.index.errors import ClusterError
 from kvatlas.index.fleet_view import FleetView, degraded_part
 from kvatlas.index.keys import Algorithm
 
 _LOST = "its subscriber is gone: what it said last (until another has taken its place)"
+
+
+_VERSIONS = itertools.count(1)
 
 
 class FleetParts:
@@ -18,6 +25,13 @@ class FleetParts:
     def __init__(self) -> None:
         self.view: ClusterView | None = None
         self.fleet = FleetView.of([])
+        self.serving: Mapping[str, ServingPod] = {}
+        """Pods that requests can be sent to."""
+        self.serving_version = next(_VERSIONS)
+        """Another one, that no other reader has, when `serving` says something else."""
+        self.subscribers: Mapping[str, str] = {}
+        """By pod: who follows it."""
+        self._told_serving: dict[str, ServingPod] = {}
         self._parts: dict[int, PartView] = {}
         self._absent: frozenset[int] = frozenset()
         """Sessions that had no part when all parts were told."""
@@ -48,15 +62,28 @@ class FleetParts:
         self.view = view
         if changed:
             self.fleet = self._put_together(secrets, set(view.lost))
+        if view.pods is not None:
+            self._told_serving = {pod.pod: pod for pod in view.pods}
+        if changed or view.pods is not None:
+            changed |= self._put_serving_together()
         return changed or old is None or old.serving != view.serving
 
     def _put_together(self, secrets: ReaderSecrets, lost: set[int]) -> FleetView:
         """Later sessions after earlier ones: where two speak of the same, the later is believed."""
-        told = (self._parts[number] for number in sorted(self._parts))
+        told = [self._parts[number] for number in sorted(self._parts)]
+        self.subscribers = {worker.pod: at.subscriber for at in told for worker in at.part.workers}
         parts = [degraded_part(at.part, _LOST) if at.lost or at.session in lost else at.part for at in told]
         return FleetView.of(
             parts, algorithm=algorithm_of(secrets), hash_seed=secrets.hash_seed, previous=self.fleet
         )
+
+    def _put_serving_together(self) -> bool:
+        serving = all_serving(self._told_serving, self.fleet.workers())
+        if serving == self.serving:
+            return False
+        self.serving = serving
+        self.serving_version = next(_VERSIONS)
+        return True
 
 
 def algorithm_of(secrets: ReaderSecrets) -> Algorithm:

@@ -6,16 +6,17 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from kvatlas.actors.orders import ClusterView, ReaderSecrets
+from kvatlas.actors.orders import ClusterView, ReaderSecrets, RouterAt
 from kvatlas.actors.reading.fleet_parts import FleetParts, algorithm_of
 from kvatlas.actors.reading.follow import FetchView, follow
 from kvatlas.actors.reading.reader_status import ReaderStatus, ShardReading
 from kvatlas.actors.reading.replicas import Replicas
 from kvatlas.actors.reading.settings import ReaderSettings
 from kvatlas.actors.reading.shard_sources import ShardSources, TablesIndex
+from kvatlas.index.choosing.serving import ServingPod
 from kvatlas.index.errors import ClusterError
 from kvatlas.index.fleet_view import FleetView
 from kvatlas.index.reading import PromptReader
@@ -32,6 +33,11 @@ class Now(NamedTuple):
     """The same, where nothing is vouched for: for views that are too old."""
     sources: ShardSources
     tables: TablesIndex
+    serving: Mapping[str, ServingPod]
+    """Pods that requests can be sent to."""
+    serving_version: int
+    subscribers: Mapping[str, str]
+    """Who follows a pod."""
 
 
 class ReadingState:
@@ -130,7 +136,10 @@ class ReadingState:
             )
             for told in (fleet, fleet.degraded(says))
         )
-        self.now = Now(reader, distrusted, sources, index)
+        parts = self._parts
+        self.now = Now(
+            reader, distrusted, sources, index, parts.serving, parts.serving_version, parts.subscribers
+        )
 
     # What it knows of itself.
 
@@ -139,6 +148,12 @@ class ReadingState:
         """Those of the newest view."""
         view = self._parts.view
         return () if view is None else view.tokenizers
+
+    @property
+    def routers(self) -> tuple[RouterAt, ...]:
+        """Those of the newest view."""
+        view = self._parts.view
+        return () if view is None else view.routers
 
     def status(self) -> ReaderStatus:
         """How the cluster is read now."""

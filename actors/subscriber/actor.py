@@ -12,7 +12,7 @@ import msgspec
 import ray
 
 from kvatlas.actors.link.links import Links
-from kvatlas.actors.orders import NAMESPACE, SubscriberAsks, SubscriberOrders, decode
+from kvatlas.actors.orders import NAMESPACE, ReuseReport, SubscriberAsks, SubscriberOrders, decode
 from kvatlas.actors.subscriber.attendance import Attendance, UnreachableError
 from kvatlas.actors.subscriber.service import SubscriberService
 from kvatlas.actors.subscriber.settings import SubscriberSettings
@@ -95,6 +95,13 @@ class _SubscriberActor:
         """Write a checkpoint now."""
         service = self._attendance.service
         return service is not None and service.save()
+
+    @ray.method
+    def reused(self, report: bytes) -> None:
+        """ReuseReport: what workers have reused, as routers have seen it."""
+        service = self._attendance.service
+        if service is not None:
+            service.reused(decode(report, ReuseReport))
 
     def _make(self, orders: SubscriberOrders, part_changed: Callable[[], object]) -> SubscriberService:
         keys = orders.keys if self._settings.transport == "zmq" else None

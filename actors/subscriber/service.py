@@ -14,7 +14,14 @@ from pathlib import Path
 import msgspec
 
 from kvatlas.actors.link.link import ShardLink
-from kvatlas.actors.orders import ClusterView, Lease, Replica, SubscriberOrders, SubscriberReport
+from kvatlas.actors.orders import (
+    ClusterView,
+    Lease,
+    Replica,
+    ReuseReport,
+    SubscriberOrders,
+    SubscriberReport,
+)
 from kvatlas.actors.subscriber.checkpoint_keeper import CheckpointKeeper
 from kvatlas.actors.subscriber.outbox import Outbox, OutboxStatistics
 from kvatlas.actors.subscriber.pod_sources import PodSources
@@ -186,6 +193,12 @@ class SubscriberService:
             **self._counts(),
         }
         self._bytes = sum(worker.mirror_bytes for worker in mirror.workers) + outbox.queued_bytes
+
+    def reused(self, report: ReuseReport) -> None:
+        """What workers have reused, as a router has seen it; unknown ones are ignored."""
+        for worker in report.workers:
+            for predicted, actual in worker.compared:
+                self.mirror.reused(worker.pod, predicted, actual, model=worker.model, rank=worker.rank)
 
     def not_told(self) -> None:
         """The last report did not arrive, as far as is known: the next one says everything."""

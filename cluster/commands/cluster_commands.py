@@ -40,6 +40,9 @@ def up(
     name: Annotated[str | None, typer.Option("--name", "-n", help="Instead of the file's name.")] = None,
     address: Address = DEFAULT_ADDRESS,
     shards: Annotated[int | None, typer.Option(min=1, help="Instead of the file's shards.count.")] = None,
+    gateway: Annotated[
+        bool, typer.Option("--gateway", help="With the gateway on Ray Serve, see docs/gateway.md.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Only read the configuration, and print what is no default.")
     ] = False,
@@ -54,7 +57,10 @@ def up(
     console = Console(stderr=True)
     with clear_errors():
         given: dict[str, object] = {"name": name, "shards__count": shards}
-        read = load_config(config, **{key: value for key, value in given.items() if value is not None})
+        changes = {key: value for key, value in given.items() if value is not None}
+        read = load_config(config, **changes)
+        if gateway and not read.gateway.replicas:
+            read = load_config(config, **changes, gateway__replicas=1)
         if check:
             typer.echo(to_yaml(read), nl=False)
             return
@@ -116,6 +122,10 @@ def _start(config: ClusterConfig, address: str, wait_s: float, console: Console)
         client = launch.start(config, address=address, ready_s_max=wait_s)
     with client:
         _say(console, client.status())
+        if config.gateway.replicas:
+            path = config.gateway.route_prefix.rstrip("/")
+            where = f"http://{config.gateway.host}:{config.gateway.port}{path}"
+            console.print(f"gateway: {where} (a Serve that ran already keeps its own port)", highlight=False)
         if config.lifetime == "owned":
             console.print("it ends with this command: Ctrl-C", highlight=False)
             with contextlib.suppress(KeyboardInterrupt):

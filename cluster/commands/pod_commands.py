@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import msgspec
 import typer
@@ -20,6 +20,7 @@ from kvatlas.cluster.commands.options import (
     connect_to,
 )
 from kvatlas.cluster.user_errors import clear_errors
+from kvatlas.index.choosing.serving import Role, Serving
 from kvatlas.index.errors import InputError
 from kvatlas.ingest.discovery.entries import PodEntry
 
@@ -39,10 +40,29 @@ def add(
     model: Annotated[str | None, typer.Option(help="Its model, where its topic does not say.")] = None,
     ranks: Annotated[int, typer.Option(min=1, max=256, help="Data-parallel ranks.")] = 1,
     node: Annotated[str | None, typer.Option(help="Where it runs: IP address or Ray node id.")] = None,
+    serving_url: Annotated[
+        str | None,
+        typer.Option(
+            help="http://HOST:PORT of its OpenAI API, where it is not `--url`. Enough with a model."
+        ),
+    ] = None,
+    role: Annotated[
+        str, typer.Option(help="What it does where prefill and decode are split: both, prefill or decode.")
+    ] = "both",
+    label: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE that filters look at; may be repeated.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="A LoRA adapter that it serves; may be repeated. None: any.")
+    ] = None,
+    requests_max: Annotated[
+        int | None, typer.Option(min=1, help="Requests that one worker of it works on at a time.")
+    ] = None,
+    draining: Annotated[bool, typer.Option("--draining", help="It gets no new requests.")] = False,
     name: Cluster = DEFAULT_CLUSTER,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Follow a model server, until it is removed."""
+    """Follow a model server, and send requests to it, until it is removed."""
     with clear_errors():
         entry = PodEntry(
             pod=pod,
@@ -52,6 +72,14 @@ def add(
             model=model,
             ranks=ranks,
             node=node,
+            labels=_labels(label or []),
+            serving=Serving(
+                url=serving_url,
+                role=_role(role),
+                adapters=None if adapter is None else tuple(adapter),
+                requests_max=requests_max,
+                is_draining=draining,
+            ),
         )
         with connect_to(name, address) as client:
             client.add_pod(entry.discovered("command line"))
@@ -85,8 +113,26 @@ def list_pods(
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(known)))
         return
-    table = Table("pod", "model", "state", "why", "found by", "subscriber", box=None, pad_edge=False)
+    table = Table(
+        "pod", "model", "state", "why", "found by", "subscriber", "serves", box=None, pad_edge=False
+    )
     for pod in known:
-        cells = (pod.pod, pod.model or "", pod.state, pod.why, pod.found_by, pod.subscriber)
+        cells = (pod.pod, pod.model or "", pod.state, pod.why, pod.found_by, pod.subscriber, pod.serves)
         table.add_row(*map(Text, cells))  # names are not markup
     Console().print(table if known else f"{name}: no pods", highlight=False)
+
+
+def _role(text: str) -> Role:
+    if text not in get_args(Role):
+        raise InputError(f"--role: expected one of {', '.join(get_args(Role))}, got {text!r}")
+    return cast(Role, text)
+
+
+def _labels(texts: list[str]) -> dict[str, str]:
+    labels = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not (name and separator):
+            raise InputError(f"--label: expected NAME=VALUE, got {text!r}")
+        labels[name] = value
+    return labels

@@ -27,10 +27,12 @@ _SILENT_S = 3.0
 
 
 def status_view(status: ClusterStatus, workers: Sequence[WorkerView]) -> RenderableType:
-    """Everything of a cluster that fits a screen: a heading and five tables."""
+    """Everything of a cluster that fits a screen: a heading and six tables."""
     parts: list[RenderableType] = [_shards(status), _subscribers(status)]
     if status.tokenizers:
         parts.append(_tokenizers(status))
+    if status.routers:
+        parts.append(_routers(status))
     if workers:
         parts.append(_workers(workers))
     waiting = [pod for pod in status.pods if pod.state != "following"]
@@ -47,6 +49,7 @@ def _heading(status: ClusterStatus, workers: Sequence[WorkerView]) -> Panel:
         (len(status.subscribers), "subscriber"),
         (len(status.scorers), "scorer"),
         (len(status.tokenizers), "tokenizer"),
+        (len(status.routers), "router"),
         (len(status.pods), "pod"),
     )
     lines = [
@@ -135,6 +138,21 @@ def _tokenizers(status: ClusterStatus) -> Table:
             _silence(one.silent_s),
         )
     _note_rest(table, len(status.tokenizers))
+    return table
+
+
+def _routers(status: ClusterStatus) -> Table:
+    table = _table("routers", "node", ">process", ">requests", ">hears", ">silent")
+    for one in status.routers[:_ROWS_MAX]:
+        shares = str(one.peers) if one.endpoint else Text("shares no loads", "yellow")
+        table.add_row(
+            _node(status, one.node_id),
+            str(one.process),
+            shown_count(one.requests),
+            shares,
+            _silence(one.silent_s),
+        )
+    _note_rest(table, len(status.routers))
     return table
 
 

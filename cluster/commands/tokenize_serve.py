@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from kvatlas.cluster.commands.ending import Ending
 from kvatlas.cluster.commands.tokenize_options import ConfigFile, Download, Folders, opened, tokenize_config
 from kvatlas.cluster.user_errors import clear_errors
 
@@ -50,7 +48,7 @@ def serve(
             tls_key_file=_path(tls_key),
             tls_client_ca_file=_path(tls_client_ca),
         )
-        with _Ending() as ending, opened(tokenize_config(config, models, folder, hub)) as tokenizers:
+        with Ending() as ending, opened(tokenize_config(config, models, folder, hub)) as tokenizers:
             for name in models:
                 typer.echo(f"{name}: {tokenizers.get(name).served_by}", err=True)
             server = TokenizationServer(tokenizers, service)
@@ -68,26 +66,3 @@ def _path(given: Path | None) -> str | None:
 def _named(given: str) -> tuple[str, Path | None]:
     name, _, path = given.partition("=")
     return name, Path(path) if path else None
-
-
-class _Ending:
-    """SIGTERM or Ctrl-C, while it is entered."""
-
-    def __init__(self) -> None:
-        self._came = threading.Event()
-        self._before: dict[int, Any] = {}
-
-    def wait(self) -> None:
-        self._came.wait()
-
-    def __enter__(self) -> _Ending:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self._came.set()

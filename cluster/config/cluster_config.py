@@ -12,7 +12,10 @@ from kvatlas.cluster.config.actors_config import (
     SubscribersConfig,
     TokenizersConfig,
 )
+from kvatlas.cluster.config.gateway_config import GatewayConfig
+from kvatlas.cluster.config.proxy_config import ProxyConfig
 from kvatlas.cluster.config.ranges import Lifetime, Name, Transport, check_fields
+from kvatlas.index.choosing.settings import ChoosingConfig
 from kvatlas.index.errors import ConfigError
 from kvatlas.ingest.config import AtlasConfig
 from kvatlas.ingest.discovery.config import DiscoveryConfig
@@ -36,6 +39,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     subscribers: SubscribersConfig = SubscribersConfig()
     scorers: ScorersConfig = ScorersConfig()
     tokenizers: TokenizersConfig = TokenizersConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    proxy: ProxyConfig = ProxyConfig()
     directory: DirectoryConfig = DirectoryConfig()
     reading: ReadingConfig = ReadingConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
@@ -45,6 +50,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     tokenize: TokenizeConfig = TokenizeConfig()
     """Where tokenizers come from, for the pool or for clients. Files are looked for on the node of whoever
     tokenizes."""
+
+    choosing: ChoosingConfig = ChoosingConfig()
+    """How `choose` weighs caches and loads; for all who choose in the cluster."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -17,15 +17,22 @@ ShardCount = Annotated[int, Meta(ge=1, le=1024)]
 ReplicaCount = Annotated[int, Meta(ge=0, le=8)]
 ScorerCount = Annotated[int, Meta(ge=0, le=1024)]
 TokenizerCount = Annotated[int, Meta(ge=0, le=1024)]
+GatewayCount = Annotated[int, Meta(ge=0, le=1024)]
+ProxyCount = Annotated[int, Meta(ge=0, le=1024)]
 LaneCount = Annotated[int, Meta(ge=1, le=65_534)]
 Room = Annotated[int, Meta(ge=1 << 20, le=1 << 44)]
 """Bytes of a buffer: 1 MiB to 16 TiB."""
 TableRoom = Annotated[int, Meta(ge=4 << 20, le=1 << 44)]
 """Bytes of a table: from 4 MiB."""
+RequestRoom = Annotated[int, Meta(ge=1024, le=1 << 40)]
+"""Bytes of requests: from 1 KiB."""
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 """A time span: above 0, a day at most."""
 Amount = Annotated[float, Meta(ge=0, le=1 << 40)]
 """Of a resource."""
+Rate = Annotated[float, Meta(ge=0, le=1e9)]
+"""Of something in a second."""
+Port = Annotated[int, Meta(ge=1, le=65_535)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")]
 """Lower-case letters, digits and inner hyphens, 63 at most: it becomes part of actors' and files' names."""
 Lifetime = Literal["detached", "owned"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kvatlas.index.errors import ConfigError
+from kvatlas.index.scores import TIERS
 
 
 class CostWeights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -14,7 +15,7 @@ class CostWeights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Of the request's own tokens that cannot be reused there. 0: caches do not matter."""
     prefill: float = 1.0
     """Of the tokens that the worker must still prefill for others."""
-    decode: float = 0.25
+    decode: float = 0.02
     """Of the tokens in the caches of requests that it is decoding."""
 
 
@@ -31,15 +32,21 @@ class ChoosingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     weights: CostWeights = CostWeights()
     temperature: float = 0.0
     """Softmax over costs, as a share of their spread. 0: the cheapest worker."""
-    tier_costs: dict[str, float] = {"cpu": 0.05, "disk": 0.2, "storage": 0.3}
+    tier_costs: dict[str, float] = msgspec.field(
+        default_factory=lambda: {"cpu": 0.05, "disk": 0.2, "storage": 0.3}
+    )
     """What a reused token costs that must be loaded back from this tier, as a share of one that is
     computed, until rates have been measured."""
     session_bonus_tokens: float = 256.0
     """By how much a worker is preferred that has served the request's session before."""
+    near_tokens: float = 512.0
+    """What each label costs that a request would rather have the same (`Ask.near`)."""
     hot_requests: int = 0
     """Requests of one worker from which its overlap counts less and less. 0: it always counts in full."""
     output_tokens_default: int = 256
     """Expected of a request that does not say."""
+    prompt_tokens_default: int = 512
+    """Taken for the length of a prompt of which nothing is known."""
     saturation_tokens: float = 0.0
     """Cost of others' work on a worker from which it takes no more. 0: no limit but `requests_max`."""
     queue_requests_max: int = 64
@@ -66,6 +73,8 @@ class ChoosingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Sessions whose worker is remembered; the one unused longest goes."""
     receipts_max: int = 4096
     """Receipts kept; the oldest go."""
+    receipts_bytes_max: int = 64 << 20
+    """Bytes of what they are made from; the oldest go."""
 
     def __post_init__(self) -> None:
         weights = msgspec.structs.asdict(self.weights)
@@ -74,6 +83,8 @@ class ChoosingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             *((f"tier_costs[{tier!r}]", value) for tier, value in self.tier_costs.items()),
         ):
             _check(path, value, 0 <= value < 1e9, "0 to 1e9")
+        for tier in self.tier_costs:
+            _check("tier_costs", tier, tier in TIERS, f"tiers among {', '.join(TIERS)}")
         for name, low, high in _RANGES:
             value = getattr(self, name)
             _check(name, value, low <= value <= high, f"{low} to {high}")
@@ -83,10 +94,12 @@ class ChoosingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 _RANGES = (
     ("temperature", 0, 100),
     ("session_bonus_tokens", 0, 1e9),
+    ("near_tokens", 0, 1e9),
     ("hot_requests", 0, 1 << 20),
     ("output_tokens_default", 0, 1 << 24),
     ("saturation_tokens", 0, 1e12),
     ("queue_requests_max", 0, 1 << 20),
+    ("prompt_tokens_default", 1, 1 << 24),
     ("bypass_tokens", 0, 1 << 24),
     ("transfer_cost", 0, 1e6),
     ("reservation_s", 0.1, 86_400),
@@ -96,6 +109,7 @@ _RANGES = (
     ("history_blocks_max", 0, 1 << 26),
     ("sessions_max", 0, 1 << 24),
     ("receipts_max", 0, 1 << 20),
+    ("receipts_bytes_max", 0, 1 << 40),
 )
 
 

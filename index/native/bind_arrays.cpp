@@ -153,7 +153,9 @@ NewArray new_array(Dtype dtype, size_t n, size_t columns) {
   // For the process's life. numpy parses a dtype that comes as text anew at every call.
   static PyObject* empty = nb::object(nb::module_::import_("numpy").attr("empty")).release().ptr();
   static PyObject* dtypes[] = {nb::module_::import_("numpy").attr("dtype")("uint32").release().ptr(),
-                               nb::module_::import_("numpy").attr("dtype")("uint64").release().ptr()};
+                               nb::module_::import_("numpy").attr("dtype")("uint64").release().ptr(),
+                               nb::module_::import_("numpy").attr("dtype")("float32").release().ptr(),
+                               nb::module_::import_("numpy").attr("dtype")("float64").release().ptr()};
   nb::object shape = columns == 0 ? nb::object(nb::int_(n)) : nb::object(nb::make_tuple(n, columns));
   PyObject* arguments[] = {shape.ptr(), dtypes[static_cast<size_t>(dtype)]};
   nb::object array = nb::steal(PyObject_Vectorcall(empty, arguments, 2, nullptr));

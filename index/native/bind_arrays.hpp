@@ -66,7 +66,7 @@ struct NewArray {
   nanobind::object array;
   void* data;
 };
-enum class Dtype : uint8_t { uint32, uint64 };
+enum class Dtype : uint8_t { uint32, uint64, float32, float64 };
 NewArray new_array(Dtype dtype, size_t n, size_t columns = 0);
 nanobind::object array_of(const std::vector<uint64_t>& numbers);
 

@@ -12,6 +12,8 @@
 #include "index/native/error.hpp"
 #include "index/native/keys.hpp"
 #include "index/native/match.hpp"
+#include "index/native/module_choosing.hpp"
+#include "index/native/module_history.hpp"
 #include "index/native/bind_arrays.hpp"
 #include "index/native/lane_masks.hpp"
 #include "index/native/module_remote.hpp"
@@ -316,6 +318,8 @@ NB_MODULE(_native, m) {
       .def("shard_of", &Index::shard_of_segment, nb::arg("segment_key"));
 
   bind_remote(m);
+  bind_history(m);
+  bind_choosing(m);
   m.def("shard_of", &shard_of, nb::arg("segment_key"), nb::arg("n_shards"));
   m.attr("SEGMENT_BLOCKS") = kSegmentBlocks;
 }

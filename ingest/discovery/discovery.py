@@ -89,7 +89,7 @@ class Discovery:
         return self._ledger.version
 
     def pods(self) -> dict[str, DiscoveredPod]:
-        """By id; all have sources, and no two of them the same endpoint."""
+        """By id; all have sources or can be sent requests, and no two of them the same endpoint."""
         with self._lock:
             return dict(self._ledger.following)
 

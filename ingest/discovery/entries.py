@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from kvatlas.index.choosing.serving import Serving
 from kvatlas.index.errors import ConfigError
 from kvatlas.ingest.config import PodConfig
 from kvatlas.ingest.discovery.pods import SOURCES_MAX, DiscoveredPod, check_pod
@@ -15,7 +16,7 @@ _PORT = re.compile(r"(tcp://.+:)(\d{1,5})")
 
 
 class PodEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One pod and exactly one of `endpoint`, `sources` and `url`.
+    """One pod and one of `endpoint`, `sources` and `url`; or none of them, with a model and `serving.url`.
 
     Raises ConfigError, or InputError, for values that do not fit, with their names.
     """
@@ -42,11 +43,13 @@ class PodEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     node: str | None = None
     """Where it runs: IP address or Ray node id."""
     labels: dict[str, str] = {}
-    """Shown, and of no effect."""
+    """Filters of choices look at them."""
+    serving: Serving = Serving()
+    """How requests reach it, and what it can take. `serving.url` is `url` where only that is given."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("endpoint", "sources", "url") if getattr(self, name)]
-        if len(given) != 1:
+        if len(given) > 1 or (not given and self.serving.url is None):
             raise ConfigError(
                 f"{self.pod[:80]!r}: expected one of endpoint, sources and url, got {given or 'none'}"
             )
@@ -61,14 +64,22 @@ class PodEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         settings = self.settings
         if self.model is not None:
             settings = msgspec.structs.replace(settings, model=self.model)
+        serving = self.serving
+        if serving.url is None and self.url is not None:
+            serving = msgspec.structs.replace(serving, url=self.url)
+        sources = self._sources(settings.model)
+        ranks = max(((source.rank or 0) + 1 for source in sources), default=1)
+        if serving.ranks == 1 < ranks <= SOURCES_MAX:
+            serving = msgspec.structs.replace(serving, ranks=ranks)
         return DiscoveredPod(
             pod=self.pod,
-            sources=self._sources(settings.model),
+            sources=sources,
             url=self.url,
             block_size_tokens=self.block_size_tokens,
             settings=settings,
             node=self.node,
             labels=self.labels,
+            serving=serving,
             found_by=found_by,
         )
 

@@ -1,12 +1,13 @@
 """Which pods should be followed now: watches merged, leavers given time, flapping ones held.
 
 A pod is *seen* while a watch names it; of several, the first in their order counts. Seen pods are
-*admitted*: they are followed. One that is seen no more is *leaving* for `grace_s`, then cleared; back
-within that time as it was, nothing has happened. Each admission is noted: a pod with
-`flap_admissions` of them within `flap_window_s` is *held* instead, until it has been seen, as it is,
-for a time that doubles with each hold. Clearing is never held back, and neither is giving up sources
-that are not the pod's any more: what is followed is right, only perhaps late. A pod whose endpoint
-another one has is *refused* until that one leaves, whose grace then ends at once.
+*admitted*: they are followed. One that is seen no more is *leaving* for `grace_s`: it is sent no
+requests, then cleared; back within that time as it was, nothing else has happened. Each admission
+is noted: a pod with `flap_admissions` of them within `flap_window_s` is *held* instead, until it
+has been seen, as it is, for a time that doubles with each hold. Clearing is never held back, and
+neither is giving up sources that are not the pod's any more: what is followed is right, only
+perhaps late. A pod whose endpoint another one has is *refused* until that one leaves, whose grace
+then ends at once.
 """
 
 from __future__ import annotations
@@ -203,6 +204,8 @@ class PodLedger:
             if entry.left_s is None:
                 entry.left_s = now_s
                 self.counts["left"] += 1
+                entry.out = self.following[pod_id] = entry.out.draining()
+                self._has_changed = True
             if now_s < entry.left_s + self.limits.grace_s:
                 self._wake(pod_id, entry, entry.left_s + self.limits.grace_s)
                 self._freed.append(entry.out)

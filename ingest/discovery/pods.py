@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kvatlas.index.choosing.serving import Serving
 from kvatlas.index.errors import DecodeError, InputError
 from kvatlas.ingest.config import AtlasConfig, ModelConfig, PodConfig
 from kvatlas.ingest.sockets.curve import CurveConfig
@@ -20,7 +21,15 @@ URL_CHARACTERS_MAX = 2048
 SOURCES_MAX = 256
 STORES_MAX = 64
 LABELS_MAX = 64
+ADAPTERS_MAX = 1024
 _PORT_MAX = 65535
+_SERVING_RANGES = (
+    ("ranks", 1, SOURCES_MAX),
+    ("kv_tokens_max", 1, 1 << 40),
+    ("batch_tokens_max", 1, 1 << 40),
+    ("requests_max", 1, 1 << 30),
+    ("prefill_tokens_per_s", 1e-3, 1e12),
+)
 _TCP = re.compile(r"tcp://([^\s/]+):(\d{1,5}|\*)")
 _IPC = re.compile(r"ipc://\S+")
 _URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
@@ -32,7 +41,8 @@ class DiscoveredPod(msgspec.Struct, frozen=True, kw_only=True):
     pod: str
     """Its id."""
     sources: tuple[SourceConfig, ...] = ()
-    """Where its events come from, one for each data-parallel rank. Empty only while `url` is asked."""
+    """Where its events come from, one for each data-parallel rank. Empty while `url` is asked, and for a
+    pod that tells of none but can be sent requests (`serving.url`)."""
     url: str | None = None
     """http://HOST:PORT of a server that tells its sources itself (GET /kv_event_sources)."""
     block_size_tokens: int | None = None
@@ -42,7 +52,9 @@ class DiscoveredPod(msgspec.Struct, frozen=True, kw_only=True):
     node: str | None = None
     """Where it runs: an IP address or Ray's node id; subscribers are placed near it."""
     labels: dict[str, str] = {}
-    """Whatever its discoverer knows; shown, and of no effect."""
+    """Whatever its discoverer knows; filters of choices look at them."""
+    serving: Serving = Serving()
+    """How requests reach it, and what it can take."""
     found_by: str = ""
     """Name of the watch."""
 
@@ -53,6 +65,11 @@ class DiscoveredPod(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def stores(self) -> tuple[str, ...]:
         return self.settings.stores
+
+    def draining(self) -> DiscoveredPod:
+        """The same, but it gets no new requests."""
+        serving = msgspec.structs.replace(self.serving, is_draining=True)
+        return msgspec.structs.replace(self, serving=serving)
 
     def feeds_as(self, other: DiscoveredPod) -> bool:
         """Whether following either is the same: same sources, settings and block size."""
@@ -107,8 +124,11 @@ def check_pod(pod: DiscoveredPod) -> None:
     check_name("pod", pod.pod, POD_CHARACTERS_MAX)
     if pod.url is not None:
         _expect("url", pod.url, is_url(pod.url), "http://HOST[:PORT][/PATH] or https://")
-    elif not pod.sources:
-        raise InputError(f"pods[{pod.pod!r}].sources: expected at least one, or a url")
+    elif not pod.sources and (pod.serving.url is None or pod.model is None):
+        raise InputError(
+            f"pods[{pod.pod!r}].sources: expected at least one, or a url, or serving.url and a model"
+        )
+    check_serving(pod.serving)
     _expect_count("sources", len(pod.sources), SOURCES_MAX)
     _expect_count("labels", len(pod.labels), LABELS_MAX)
     _expect_count("settings.stores", len(pod.stores), STORES_MAX)
@@ -125,6 +145,19 @@ def check_pod(pod: DiscoveredPod) -> None:
         pods={pod.pod: pod.settings},
         models={"of the pod": ModelConfig(block_size_tokens=pod.block_size_tokens)},
     )
+
+
+def check_serving(serving: Serving) -> None:
+    """Raises InputError for what requests could not be sent to."""
+    if serving.url is not None:
+        _expect("serving.url", serving.url, is_url(serving.url), "http://HOST[:PORT][/PATH] or https://")
+    _expect_count("serving.adapters", len(serving.adapters or ()), ADAPTERS_MAX)
+    for adapter in serving.adapters or ():
+        check_name("serving.adapters", adapter)
+    for name, low, high in _SERVING_RANGES:
+        value = getattr(serving, name)
+        if value is not None and (isinstance(value, bool) or not low <= value <= high):
+            raise InputError(f"serving.{name}: expected {low} to {high}, got {value!r}")
 
 
 def check_source(source: SourceConfig) -> None:
@@ -183,6 +216,7 @@ def decode_pod(data: bytes) -> DiscoveredPod:
     try:
         raw = msgspec.msgpack.decode(data, type=dict[str, Any])
         raw["settings"] = _known(raw.get("settings", {}), PodConfig)
+        raw["serving"] = _known(raw.get("serving", {}), Serving)
         raw["sources"] = [_known(source, SourceConfig) for source in raw.get("sources", ())]
         for source in raw["sources"]:
             if source.get("curve") is not None:

@@ -80,7 +80,12 @@ def told_pod(pod: DiscoveredPod, told: tuple[ToldSource, ...]) -> DiscoveredPod:
     )
     sizes = {one.block_size_tokens for one in told}
     size = sizes.pop() if len(sizes) == 1 else None
-    return msgspec.structs.replace(pod, sources=sources, block_size_tokens=pod.block_size_tokens or size)
+    ranks = max((one.rank + 1 for one in told), default=1)
+    serving = pod.serving
+    if serving.ranks == 1 < ranks <= SOURCES_MAX:
+        serving = msgspec.structs.replace(serving, ranks=ranks)
+    size = pod.block_size_tokens or size
+    return msgspec.structs.replace(pod, sources=sources, block_size_tokens=size, serving=serving)
 
 
 def _source(rank: int, said: _Told, host: str) -> ToldSource:

@@ -4,6 +4,11 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kvatlas.index.choosing.ask import Ask
+from kvatlas.index.choosing.choice import Choice
+from kvatlas.index.choosing.chooser import Chooser
+from kvatlas.index.choosing.serving import Serving, ServingPod
+from kvatlas.index.choosing.settings import ChoosingConfig
 from kvatlas.index.errors import (
     CheckpointError,
     ClusterError,
@@ -11,6 +16,7 @@ from kvatlas.index.errors import (
     DecodeError,
     InputError,
     KvatlasError,
+    NoWorkerError,
     OverloadedError,
     RecordingError,
     StaleTableError,
@@ -43,11 +49,15 @@ if TYPE_CHECKING:
     from kvatlas.tokenize.tokenizers import Tokenizers
 
 __all__ = [
+    "Ask",
     "Atlas",
     "AtlasConfig",
     "AtlasStatistics",
     "Chat",
     "CheckpointError",
+    "Choice",
+    "Chooser",
+    "ChoosingConfig",
     "Client",
     "ClusterConfig",
     "ClusterError",
@@ -61,10 +71,13 @@ __all__ = [
     "Match",
     "Media",
     "ModelConfig",
+    "NoWorkerError",
     "OverloadedError",
     "PodConfig",
     "RecordingError",
     "Scores",
+    "Serving",
+    "ServingPod",
     "SourceConfig",
     "StaleTableError",
     "StreamLimits",

@@ -32,9 +32,21 @@ SAID = {
         "worker 0 holds the first 128 blocks: {'gpu': 128}",
         "no worker holds the first block",
     ),
+    "proxy.py": (
+        "100 tokens: 0 foretold as reused, 0 reused",
+        "200 tokens: 96 foretold as reused, 96 reused",
+        "300 tokens: 192 foretold as reused, 192 reused",
+        "pods asked: 1",
+        "receipt: 192 predicted, 192 actual",
+    ),
 }
 
 ON_RAY = {
+    "external_scheduler.py": (
+        "picker: pod-a 4.0",
+        "scheduler: pod-a, 64 of 77 tokens predicted",
+        "receipt: completed, 64 predicted, 64 reused",
+    ),
     "cluster_clients.py": (
         "driver: {'pod-a': 6.0}",
         "actor: pod-a",

@@ -1,4 +1,4 @@
-"""Where the tokenization service listens, and its bounds."""
+"""Where a gRPC service listens, and its bounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kvatlas.tokenize.service.addresses import parse_address
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tokenization service. Raises ConfigError for values out of range, with their name.
+    """A gRPC service, such as the one of tokens. Raises ConfigError for values out of range, with their name.
 
     Whoever can connect may ask: keep it on a Unix socket or the loopback address, or give it TLS files.
     """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import cast, get_args
 
 import msgspec
 
+from kvatlas.index.choosing.serving import Role, Serving
 from kvatlas.index.errors import InputError
 from kvatlas.ingest.config import PodConfig
 from kvatlas.ingest.discovery.config import KubernetesWatchConfig
@@ -14,6 +16,7 @@ from kvatlas.ingest.discovery.pods import LABELS_MAX, DiscoveredPod, check_pod
 
 _RANKS_MAX = 256
 _PORT_MAX = 65535
+_TOKENS_MAX = 999_999_999
 
 
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -129,11 +132,31 @@ def as_discovered(pod: KubePod, config: KubernetesWatchConfig) -> DiscoveredPod:
             model=model, stores=stores, gpu_blocks=notes.number("gpu-blocks", None, (1 << 24) - 1)
         ),
         node=pod.status.host_ip,
+        serving=_serving(notes, host, ranks, ask_port),
         labels=dict(sorted(notes.labels.items())[:LABELS_MAX]),
         found_by=config.name,
     )
     check_pod(found)
     return found
+
+
+def _serving(notes: _Notes, host: str, ranks: int, ask_port: int | None) -> Serving:
+    """Of its annotations. A server that is asked for its sources serves at the same port."""
+    role = notes.text("role") or "both"
+    if role not in get_args(Role):
+        raise InputError(f"annotation kvatlas/role: expected one of {get_args(Role)}, got {role[:40]!r}")
+    port = notes.port("serving-port", ask_port)
+    adapters = notes.text("adapters")
+    return Serving(
+        url=None if port is None else f"http://{host}:{port}",
+        role=cast(Role, role),
+        adapters=None if adapters is None else tuple(filter(None, adapters.split(","))),
+        ranks=ranks,
+        kv_tokens_max=notes.number("kv-tokens-max", None, _TOKENS_MAX),
+        batch_tokens_max=notes.number("batch-tokens-max", None, _TOKENS_MAX),
+        requests_max=notes.number("requests-max", None, _TOKENS_MAX),
+        is_draining=notes.text("draining") == "true",
+    )
 
 
 class _Notes:

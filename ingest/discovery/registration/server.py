@@ -175,6 +175,7 @@ def _shown(registration: Registration) -> dict[str, Any]:
         "model": pod.model,
         "endpoints": [source.endpoint for source in pod.sources],
         "url": pod.url,
+        "serving": msgspec.to_builtins(pod.serving),
         "labels": pod.labels,
         "expires_in_s": registration.left_s,
     }

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
-from kvatlas.actors.orders import ClusterView, Layout, LinkKeys, PartView, ReaderSecrets, decode, encode
+from kvatlas.actors.orders import (
+    ClusterView,
+    Layout,
+    LinkKeys,
+    PartView,
+    ReaderSecrets,
+    ToldPod,
+    ToldServing,
+    decode,
+    encode,
+)
 from kvatlas.actors.reading.fleet_parts import FleetParts
 from kvatlas.index.groups import Group
 from kvatlas.index.view import FleetPart, WorkerView
@@ -86,3 +96,38 @@ def test_a_lost_session_is_believed_no_more_also_where_no_part_says_so() -> None
     assert states == {1: "DEGRADED", 2: "EXACT"}
     assert parts.take(view(5, (1, 2)), 4, secrets())
     assert {truth.state for truth in parts.fleet.truths.values()} == {"EXACT"}
+
+
+def served(pod: str, model: str = "m", **serving: object) -> ToldPod:
+    return ToldPod(pod=pod, model=model, serving=msgspec.convert(serving, ToldServing))
+
+
+def test_pods_that_are_described_stand_beside_those_that_are_only_heard() -> None:
+    parts = FleetParts()
+    seen = view(3, (1,), part(1, worker(1, "a"), worker(2, "b")))
+    assert parts.take(msgspec.structs.replace(seen, pods=(served("a", url="http://a:1"),)), 0, secrets())
+    assert {pod: told.serving.url for pod, told in parts.serving.items()} == {"a": "http://a:1", "b": None}
+    version = parts.serving_version
+    assert not parts.take(view(4, (1,)), 3, secrets()), "nothing is told of pods: as before"
+    assert (parts.serving_version, len(parts.serving)) == (version, 2)
+    assert parts.take(msgspec.structs.replace(view(5, (1,)), pods=(served("c"),)), 4, secrets())
+    assert set(parts.serving) == {"a", "b", "c"}
+    assert parts.serving["a"].serving.url is None
+    assert parts.serving_version != version
+    assert parts.subscribers == {"a": "1", "b": "1"}
+
+
+def test_a_pod_whose_model_only_its_events_say_is_chosen_when_they_have() -> None:
+    parts = FleetParts()
+    unheard = msgspec.structs.replace(view(3, ()), pods=(served("a", model="", url="http://a:1"),))
+    parts.take(unheard, 0, secrets())
+    assert parts.serving == {}
+    parts.take(view(4, (1,), part(1, worker(1, "a"))), 3, secrets())
+    assert (parts.serving["a"].model, parts.serving["a"].serving.url) == ("m", "http://a:1")
+
+
+def test_what_a_newer_release_says_of_a_pod_is_read_as_far_as_it_is_known() -> None:
+    raw = msgspec.to_builtins(msgspec.structs.replace(view(3, ()), pods=(served("a", role="decode"),)))
+    raw["pods"][0]["colour"] = raw["pods"][0]["serving"]["colour"] = "blue"
+    told = decode(msgspec.msgpack.encode(raw), ClusterView).pods
+    assert told is not None and told[0].serving.role == "decode"

@@ -47,6 +47,10 @@ def test_what_is_checked_can_be_read_again(tmp_path: Path) -> None:
         (("scale", "--off-node", "a", "--all-nodes"), "scale: expected --off-node or --all-nodes, got both"),
         (("pods", "add", "a"), "'a': expected one of endpoint, sources and url, got none"),
         (("pods", "add", "a", "--endpoint", "x", "--ranks", "2"), "endpoint: expected a port to add rank 1"),
+        (("pods", "add", "a", "--serving-url", "http://h:1"), "or serving.url and a model"),
+        (("pods", "add", "a", "--serving-url", "h:1", "--model", "m"), "serving.url: expected http://"),
+        (("pods", "add", "a", "--role", "chef"), "--role: expected one of both, prefill, decode, got 'chef'"),
+        (("pods", "add", "a", "--label", "zone"), "--label: expected NAME=VALUE, got 'zone'"),
         (("pods", "add", "a\nb", "--endpoint", "tcp://10.0.0.1:5557"), "expected 1 to"),
     ],
 )

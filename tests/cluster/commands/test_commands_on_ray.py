@@ -96,11 +96,14 @@ def test_a_pod_is_added_shown_and_removed(cluster: Path, server: SimulatedServer
     server.serve(PROMPT)
     replay = publisher.replay_endpoint
     assert replay is not None
-    added = done("pods", "add", "pod-a", "--endpoint", publisher.endpoint, "--replay-endpoint", replay, *NAME)
+    events = ("--endpoint", publisher.endpoint, "--replay-endpoint", replay)
+    serves = ("--serving-url", "http://127.0.0.1:9", "--role", "decode", "--label", "zone=z", "--draining")
+    added = done("pods", "add", "pod-a", *events, *serves, *NAME)
     assert added == "pod-a: added to commands\n"
     wait_until(lambda: [worker["state"] for worker in status()["workers"]] == ["EXACT"])
     (pod,) = json.loads(done("pods", "list", *NAME, "--json"))
     assert (pod["pod"], pod["state"], pod["found_by"]) == ("pod-a", "following", "command line")
+    assert pod["serves"] == "http://127.0.0.1:9, decode, draining"
     shown = done("status", *NAME)
     assert "pod-a" in shown and "EXACT" in shown and "serving" in shown
 

@@ -13,6 +13,7 @@ from kvatlas.actors.directory.status import (
     LayoutStatus,
     NodeStatus,
     PodStatus,
+    RouterStatus,
     ShardStatus,
     SubscriberStatus,
     TokenizerStatus,
@@ -122,6 +123,24 @@ def test_everything_that_matters_is_on_the_screen() -> None:
     ):
         line_with(text, *words)
     assert "nothing" not in text
+
+
+def test_routers_are_shown_with_what_they_hold_and_whether_they_are_heard() -> None:
+    router = RouterStatus(
+        number=5,
+        node_id="b" * 56,
+        process=4711,
+        endpoint="tcp://h:1",
+        requests=1_234,
+        peers=7,
+        silent_s=0.5,
+        counts={},
+    )
+    alone = msgspec.structs.replace(router, process=4712, endpoint="", peers=0)
+    text = shown(msgspec.structs.replace(STATUS, routers=(router, alone)))
+    line_with(text, "10.0.0.2", "4711", "1234", "7")
+    line_with(text, "4712", "shares no loads")
+    line_with(text, "2 routers")
 
 
 def test_workers_in_doubt_come_first() -> None:

@@ -56,18 +56,27 @@ def test_a_pod_that_left_is_cleared_after_its_grace() -> None:
     assert rig.ledger.counts == {"admitted": 1, "left": 1, "cleared": 1}
 
 
-def test_a_pod_that_comes_back_as_it_was_within_its_grace_costs_nothing() -> None:
+def test_a_pod_that_comes_back_as_it_was_within_its_grace_is_not_followed_anew() -> None:
     rig = Rig(grace_s=30)
     rig.ledger.change(0, [found("a")])
-    version = rig.ledger.version
     for _ in range(20):
         rig.ledger.change(0, [], ["a"])
         rig.pass_s(29)
         rig.ledger.change(0, [found("a")])
         rig.pass_s(29)
-    assert rig.ledger.version == version
-    assert rig.ledger.counts["returned"] == 20
+    assert rig.ledger.counts == {"admitted": 1, "left": 20, "returned": 20}
     assert rig.state("a") == "following"
+
+
+def test_a_pod_that_has_left_is_followed_through_its_grace_but_sent_no_requests() -> None:
+    rig = Rig(grace_s=30)
+    rig.ledger.change(0, [found("a")])
+    rig.ledger.change(0, [], ["a"])
+    assert rig.ledger.following["a"].serving.is_draining
+    version = rig.ledger.version
+    rig.ledger.change(0, [found("a")])
+    assert rig.ledger.following["a"] == found("a")
+    assert rig.ledger.version > version
 
 
 def test_a_pod_that_moves_is_followed_at_its_new_place_at_once() -> None:

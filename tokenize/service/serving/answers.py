@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,13 @@ from kvatlas.tokenize.backend import ModelTokenizer
 from kvatlas.tokenize.chat.chat import Chat
 from kvatlas.tokenize.prompt import TokenizedPrompt
 from kvatlas.tokenize.service.chat_requests import chat_of_completion, chat_of_template
+from kvatlas.tokenize.service.serving.calls import Answer, Said
+from kvatlas.tokenize.service.wire import metadata
 from kvatlas.tokenize.service.wire.features import write_features
 from kvatlas.tokenize.service.wire.schema import METHODS, message_class
 
 _ERROR_CHARACTERS_MAX = 4096
+_SAYS = ((metadata.TAKES_CHATS, "1"),)
 
 
 class ModelTokenizers(Protocol):
@@ -37,16 +40,10 @@ class _KnowsOffsets(Protocol):
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]: ...
 
 
-class Answer(NamedTuple):
-    """Of one call."""
-
-    body: bytes
-    error: str = ""
-    """The class of the error that it tells of."""
-
-
 class Answers:
     """Answers requests. Any thread."""
+
+    always_says = _SAYS
 
     def __init__(self, tokenizers: ModelTokenizers) -> None:
         self._tokenizers = tokenizers
@@ -66,26 +63,28 @@ class Answers:
         """Whether its model has to be loaded, or others be asked, before it can be answered."""
         return not self._tokenizers.is_at_hand(request.model_name)
 
-    def answer(self, method: str, request: Any, *, with_offsets: bool = True) -> Answer:
+    def answer(self, method: str, request: Any, said: Said) -> Answer:
         """An answer that tells of an error where there was one of the model or the request.
 
         Raises OverloadedError where the tokenizers have no room.
         """
         response_name = METHODS[method][1]
+        with_offsets = not metadata.value_of(said, metadata.NO_OFFSETS)
         response = message_class(response_name)()
         try:
             if not request.model_name:
                 raise InputError("model_name: expected a model's name, got none")
             self._fill[method](request, response, with_offsets)
             response.success = True
-            return Answer(response.SerializeToString())
+            return Answer(response.SerializeToString(), _SAYS)
         except OverloadedError:
             raise
         except KvatlasError as error:
             # A new one: the first may be half filled.
             text = str(error)[:_ERROR_CHARACTERS_MAX].encode("utf-8", "replace").decode()
             failed = message_class(response_name)(success=False, error_message=text)
-            return Answer(failed.SerializeToString(), type(error).__name__)
+            error_name = type(error).__name__
+            return Answer(failed.SerializeToString(), (*_SAYS, (metadata.ERROR, error_name)), error_name)
 
     def _tokenize(self, request: Any, response: Any, with_offsets: bool) -> None:
         add = request.add_special_tokens

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import grpc
 import msgspec
@@ -14,13 +15,53 @@ from google.protobuf.message import DecodeError
 
 from kvatlas.index.errors import OverloadedError
 from kvatlas.tokenize.pool.bounded_work import BoundedWork
-from kvatlas.tokenize.service.serving.answers import Answer, Answers
-from kvatlas.tokenize.service.wire import metadata
-from kvatlas.tokenize.service.wire.schema import METHODS
 
-_KVATLAS = (metadata.TAKES_CHATS, "1")
+Said = Iterable[Any]
+"""What a client says before its request: gRPC's metadata."""
+Trailing = tuple[tuple[str, str], ...]
+"""What is said behind an answer."""
 
 _log = logging.getLogger(__name__)
+
+
+class Answer(NamedTuple):
+    """Of one call."""
+
+    body: bytes
+    trailing: Trailing = ()
+    error: str = ""
+    """The class of the error that it tells of."""
+
+
+class RefusedCallError(Exception):
+    """A call that ends with a status of gRPC's in place of an answer."""
+
+    def __init__(self, code: grpc.StatusCode, text: str, trailing: Trailing = ()) -> None:
+        super().__init__(text)
+        self.code = code
+        self.trailing = trailing
+
+
+class Answering(Protocol):
+    """Answers the calls of a server. Any thread.
+
+    `answer` may raise OverloadedError and RefusedCallError; what else it raises is the service's own fault.
+    """
+
+    @property
+    def always_says(self) -> Trailing:
+        """Behind refusals, too."""
+        ...
+
+    def question(self, method: str, payload: bytes) -> Any:
+        """The request's message. Raises google.protobuf.message.DecodeError for bytes that are none."""
+        ...
+
+    def is_slow(self, request: Any) -> bool:
+        """Whether one of the threads that are kept for long work should answer it."""
+        ...
+
+    def answer(self, method: str, request: Any, said: Said) -> Answer: ...
 
 
 class ServiceStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +71,7 @@ class ServiceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Requests by the name of the call."""
     answered: int
     failed: int
-    """Answers that tell of an error of the request or the model."""
+    """Answers and statuses that tell of an error of the request or the model."""
     refused: int
     """For want of room."""
     late: int
@@ -48,8 +89,11 @@ class ServiceStatistics(msgspec.Struct, frozen=True, kw_only=True):
 class Calls:
     """Lets calls in, has them answered, counts them. Any thread."""
 
-    def __init__(self, answers: Answers, work: BoundedWork, answer_s_max: float) -> None:
+    def __init__(
+        self, answers: Answering, work: BoundedWork, answer_s_max: float, methods: Iterable[str]
+    ) -> None:
         self._answers = answers
+        self._methods = tuple(methods)
         self._work = work
         self._answer_s_max = answer_s_max
         self._lock = threading.Lock()
@@ -61,11 +105,14 @@ class Calls:
     def handle(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
         """The answer's bytes; aborts the call where there is none."""
         self._begin(method, context)
-        context.set_trailing_metadata((_KVATLAS,))  # behind a refusal, too
+        context.set_trailing_metadata(self._answers.always_says)
         try:
             answer = self._answer(method, request, context)
         except OverloadedError as error:
             self._end(context, "refused", grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except RefusedCallError as error:
+            context.set_trailing_metadata((*self._answers.always_says, *error.trailing))
+            self._end(context, "failed", error.code, str(error))
         except DecodeError as error:
             text = f"{method}: expected one of its requests, got {len(request)} other bytes: {error}"
             self._end(context, "malformed", grpc.StatusCode.INVALID_ARGUMENT, text)
@@ -76,8 +123,7 @@ class Calls:
         if answer is None:
             self._end(context, "late", grpc.StatusCode.DEADLINE_EXCEEDED, "expected an answer in time")
         self._count("failed" if answer.error else "answered")
-        if answer.error:
-            context.set_trailing_metadata((_KVATLAS, (metadata.ERROR, answer.error)))
+        context.set_trailing_metadata(answer.trailing)
         return answer.body
 
     def wait_until_idle(self, timeout_s: float) -> bool:
@@ -89,7 +135,7 @@ class Calls:
         names = ("answered", "failed", "refused", "late", "malformed", "broken")
         with self._lock:
             counts = {name: self._counts[name] for name in names}
-            calls = {name: self._calls[name] for name in METHODS}
+            calls = {name: self._calls[name] for name in self._methods}
         work = self._work.statistics()
         return ServiceStatistics(
             calls=calls, **counts, running=work.busy, waiting=work.waiting, waiting_bytes=work.bytes
@@ -110,8 +156,7 @@ class Calls:
     def _answer(self, method: str, request: bytes, context: grpc.ServicerContext) -> Answer | None:
         """None: there was none before the deadline, or nobody wants it any more."""
         asked = self._answers.question(method, request)
-        with_offsets = not metadata.value_of(context.invocation_metadata(), metadata.NO_OFFSETS)
-        work = partial(self._answers.answer, method, asked, with_offsets=with_offsets)
+        work = partial(self._answers.answer, method, asked, tuple(context.invocation_metadata() or ()))
         future = self._work.submit(work, len(request), is_slow=self._answers.is_slow(asked))
         woken = threading.Event()
         future.add_done_callback(lambda _future: woken.set())
