@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import Counter
@@ -13,6 +14,7 @@ from kvatlas.actors.loads.peers import Book
 from kvatlas.actors.loads.sharing import LoadSharing
 from kvatlas.actors.orders import RouterOrders, RouterReport, decode, encode
 from kvatlas.actors.reading.cluster_reader import ClusterReader
+from kvatlas.index.errors import KvatlasError
 
 _REPORT_S = 1.0
 
@@ -72,7 +74,8 @@ class Reporting:
 
     def _run(self) -> None:
         while not self._ending.is_set() and not self._reader.is_superseded:
-            self._tidy()
+            with contextlib.suppress(KvatlasError):  # there is no view of the cluster yet, or no more
+                self._tidy()
             self._report()
             self._tell_reused()
             self._ending.wait(self._report_s)

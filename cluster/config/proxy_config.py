@@ -64,6 +64,7 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     host: str = "0.0.0.0"
     """Address that it listens at."""
     port: Port = 8100
+    """Of every proxy."""
     tokens_file: str | None = None
     """File on the nodes of the proxies, a line for each caller: the tenant's name, a space, its bearer
     token. Read again when it changes. None: anybody may ask."""

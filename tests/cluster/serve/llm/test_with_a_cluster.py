@@ -55,7 +55,6 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 def test_the_cluster_follows_the_replicas_and_chooses_among_them(client: Client, stack: ExitStack) -> None:
     fleet = engines(stack, 3)
     (router,) = routers(stack, 1, RouterOptions(cluster=CLUSTER))
-    model = router.application.routing.model
     numbers = iter(range(10_000))
 
     async def goes_to(engine: Engine, prompt: list[int]) -> bool:
@@ -66,20 +65,19 @@ def test_the_cluster_follows_the_replicas_and_chooses_among_them(client: Client,
         receipt = await router.hear(("kvatlas_receipt", (request_id,)))
         return pod == engine.pod and receipt is not None and receipt["predicted_cached_tokens"] == REUSED
 
+    async def follows(followed: list[Engine]) -> bool:
+        return {worker.pod for worker in client.pods()} == {engine.pod for engine in followed}
+
     async def test() -> None:
         router.update(fleet)
+        for number, engine in enumerate(fleet):
+            engine.server.serve([7000 + number] * 40)
+        await until(lambda: follows(fleet))
         fleet[1].server.serve(PROMPT)
         await until(lambda: goes_to(fleet[1], PROMPT))
-        assert {worker.pod for worker in client.pods() if worker.model == model} == {
-            engine.pod for engine in fleet
-        }
         await load_is_counted(router, fleet)
         router.update(fleet[:1])
-
-        async def is_alone() -> bool:
-            return {worker.pod for worker in client.pods()} == {fleet[0].pod}
-
-        await until(is_alone)
+        await until(lambda: follows(fleet[:1]))
 
     asyncio.run(test())
 
