@@ -47,7 +47,7 @@ class Picker:
     def __init__(self, address: str) -> None:
         self._ask: Any = grpc.insecure_channel(address).unary_unary(
             "/indexer.v1.IndexerService/GetPodScores",
-            request_serializer=lambda request: request.SerializeToString(),
+            request_serializer=INDEXER.message_class("GetPodScoresRequest").SerializeToString,
             response_deserializer=INDEXER.message_class("GetPodScoresResponse").FromString,
         )
 

@@ -51,7 +51,10 @@ def fold64_secrets(hash_seed: str, model: str, block_size: int) -> bytes:
     """The sixteen secret words of a fold64 keyspace, as 128 bytes."""
     encoded = b"kvatlas.fold64.v1\0"
     for value in (hash_seed, model):
-        utf8 = value.encode("utf-8", "surrogateescape")
+        try:
+            utf8 = value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise InputError(f"model: expected text, got {value!r:.200}: {error.reason}") from error
         encoded += len(utf8).to_bytes(4, "little") + utf8
     encoded += block_size.to_bytes(4, "little")
     return b"".join(

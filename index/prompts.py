@@ -82,7 +82,10 @@ def count_tokens(token_ids: TokenIds) -> int:
     if isinstance(token_ids, (bytes, bytearray, memoryview)):
         view = memoryview(token_ids)
         return view.nbytes // 4 if view.itemsize == 1 else len(view)
-    return len(token_ids)
+    try:
+        return len(token_ids)
+    except TypeError as error:  # such as a generator, a number, an array without a dimension
+        raise InputError(f"token_ids: expected a sequence, got {_kind(token_ids)}") from error
 
 
 def split_prompts(

@@ -13,6 +13,9 @@ from kvatlas.index.errors import InputError
 from kvatlas.index.keys import Feature
 
 _TEXT_MAX = 4096
+_LABELS_MAX = 64
+_LABEL_MAX = 512
+_ROLES = (None, "both", "prefill", "decode")
 _TOKENS_MAX = 1 << 24
 
 
@@ -62,11 +65,17 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             if tokens is not None and not (type(tokens) is int and 0 <= tokens <= _TOKENS_MAX):
                 raise InputError(f"{name}: expected an int from 0 to {_TOKENS_MAX}, got {tokens!r:.80}")
         for name, text in (("lora", self.lora), ("cache_salt", self.cache_salt)):
-            if text is not None and type(text) is not str:
-                raise InputError(f"{name}: expected a str, got {_kind(text)}")
-        if self.labels or self.near:
-            _check_labels("labels", self.labels)
-            _check_labels("near", self.near)
+            if text is not None and (type(text) is not str or len(text) > _TEXT_MAX):
+                raise InputError(
+                    f"{name}: expected a str of at most {_TEXT_MAX} characters, got {_kind(text)}"
+                )
+        if self.role not in _ROLES:
+            raise InputError(f"role: expected one of {_ROLES}, got {self.role!r:.80}")
+        if type(self.reserve) is not bool:
+            raise InputError(f"reserve: expected a bool, got {_kind(self.reserve)}")
+        for name, labels in (("labels", self.labels), ("near", self.near)):
+            if labels or type(labels) is not dict:
+                _check_labels(name, labels)
         if isinstance(self.pods, str):
             raise InputError(f"pods: expected a collection of names, got the str {self.pods!r:.80}")
 
@@ -111,9 +120,15 @@ def tenant_of(tenant: str, cache_salt: str | None = None) -> str:
 
 
 def _check_labels(name: str, labels: Mapping[str, str]) -> None:
+    # Requests are remembered with their labels, until they end and as long as their receipts are kept.
+    if not isinstance(labels, Mapping) or len(labels) > _LABELS_MAX:
+        raise InputError(f"{name}: expected a mapping of at most {_LABELS_MAX}, got {_kind(labels)}")
     for label, value in labels.items():
-        if type(label) is not str or type(value) is not str:
-            raise InputError(f"{name}: expected texts by text, got {label!r:.80}: {value!r:.80}")
+        for text in (label, value):
+            if type(text) is not str or len(text) > _LABEL_MAX:
+                raise InputError(
+                    f"{name}: expected texts of at most {_LABEL_MAX} characters, got {_kind(text)}"
+                )
 
 
 def _digest(kind: bytes, text: str) -> str:
@@ -121,4 +136,6 @@ def _digest(kind: bytes, text: str) -> str:
 
 
 def _kind(value: object) -> str:
-    return f"a str of {len(value)}" if isinstance(value, str) else f"a {type(value).__name__}"
+    if isinstance(value, (str, Mapping)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"

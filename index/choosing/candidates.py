@@ -88,6 +88,7 @@ class CandidateSets:
         self._sets: OrderedDict[Hashable, _Cached] = OrderedDict()
         self.slots: dict[str, set[int]] = {}
         """By pod: those that it was ever given, until `forget`."""
+        self._forgotten = 0
         self.made = 0
         """How many had to be made."""
 
@@ -107,9 +108,12 @@ class CandidateSets:
         cached = self._sets.get(key)
         if cached is not None and cached.version == version:
             return cached.made
+        forgotten = self._forgotten
         made = self._make(ask, look, role, without)
         with self._lock:
             self.made += 1
+            if forgotten != self._forgotten:  # it may have the slots of a pod that has left meanwhile
+                return made
             self._sets[key] = _Cached(version, made)
             self._sets.move_to_end(key)
             while len(self._sets) > _SETS_MAX:
@@ -127,8 +131,10 @@ class CandidateSets:
         """A pod has left: its reservations end. Returns the slots that it had."""
         with self._lock:
             slots = self.slots.pop(pod, set())
-            self._sets.clear()
         self._book.forget(pod)
+        with self._lock:
+            self._forgotten += 1
+            self._sets.clear()
         return slots
 
     def _make(self, ask: Ask, look: Look, role: Role | None, without: frozenset[str]) -> CandidateSet:

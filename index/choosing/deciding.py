@@ -72,6 +72,8 @@ class Decider:
     def request(self, ask: Ask, request_id: str, prompted: Prompted, look: Look) -> Request:
         """What was asked and seen, put together; keys of its own where no events have told a block size."""
         question, reason = look.question, prompted.reason
+        if ask.features is not None:  # in the keys by now, and may be large: not to be remembered
+            ask = msgspec.structs.replace(ask, features=None)
         if not reason:
             if question.block_size_tokens == 0:
                 history = self.expectations.history

@@ -68,6 +68,22 @@ uint32_t by_softmax(std::span<const PricedRow> rows, double least, double most, 
   return last;  // rounding left a remainder
 }
 
+// Workers whose rates differ by no more than kAlikeRates get the mean of theirs: from the fastest on, group by group.
+void even_out(std::span<PricedRow> rows) {
+  std::vector<PricedRow*> order;
+  order.reserve(rows.size());
+  for (PricedRow& row : rows)
+    if (row.state != RowState::gone) order.push_back(&row);
+  std::sort(order.begin(), order.end(), [](const PricedRow* a, const PricedRow* b) { return a->seconds_per_token < b->seconds_per_token; });
+  for (size_t first = 0, end = 0; first < order.size(); first = end) {
+    double sum = 0;
+    for (; end < order.size() && order[end]->seconds_per_token <= kAlikeRates * order[first]->seconds_per_token; ++end)
+      sum += order[end]->seconds_per_token;
+    const double mean = sum / static_cast<double>(end - first);
+    for (size_t i = first; i < end; ++i) order[i]->seconds_per_token = mean;
+  }
+}
+
 }  // namespace
 
 void claim(const Candidates& candidates, const Terms& terms, const Request& request, std::span<PricedRow> rows) {
@@ -123,6 +139,7 @@ bool settle_rates(const Candidates& candidates, std::span<PricedRow> rows) {
     const double weight = rows[i].measured_weight;
     rows[i].seconds_per_token = weight * rows[i].measured_seconds_per_token + (1 - weight) * told;
   }
+  even_out(rows);
   return true;
 }
 

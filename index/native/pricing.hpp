@@ -23,7 +23,8 @@
 // Seconds. Of one kind of hardware tokens and seconds order workers alike; of two they do not. Where at
 // least half of the candidates have a rate all costs are in seconds, the others at the mean rate. A
 // measured rate drifts to the configured one, or the mean, while nothing new is measured (half way in
-// a minute): a worker that was slow once is tried again.
+// a minute): a worker that was slow once is tried again. Rates that differ by a quarter at most are taken
+// for equal: among idle workers, noise in what was measured would else decide every cold choice.
 //
 // Choice. Cheapest, among equals by chance: the same costs at the same moment must not mean the same
 // worker. (By longest prefix alone: of equals the least loaded.) `temperature` > 0: softmax over
@@ -86,6 +87,9 @@ double hint_most(const Request& request);
 
 // The credit that counts, of a row as `claim` left it: discounted, or what the hint says.
 void discount(PricedRow& row, double hint, double share);
+
+// Workers are of one kind whose times a token differ by this factor at most.
+inline constexpr double kAlikeRates = 1.25;
 
 // Fills seconds_per_token; whether costs are in seconds.
 bool settle_rates(const Candidates& candidates, std::span<PricedRow> rows);

@@ -287,4 +287,16 @@ def rates(model: LoadModel, slots: list[int], configured: list[float], now_s: fl
         worker = model.workers[slots[row]]
         trust = worker.trust(now_s)
         found[row] = trust * worker.seconds_per_token() + (1 - trust) * (configured[row] or mean)
+    _even_out(found, live)
     return found
+
+
+def _even_out(found: list[float], live: list[int]) -> None:
+    """Rates that differ by a quarter at most are one rate, from the fastest on."""
+    waiting = sorted(live, key=lambda row: found[row])
+    while waiting:
+        alike = [row for row in waiting if found[row] <= 1.25 * found[waiting[0]]]
+        mean = sum(found[row] for row in alike) / len(alike)
+        waiting = waiting[len(alike) :]
+        for row in alike:
+            found[row] = mean

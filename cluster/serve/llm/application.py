@@ -97,6 +97,7 @@ class Application:
 
     def statistics(self) -> RoutingStatistics:
         """Counters of this process."""
+        self._books.give_up_lost()
         return self._counts.statistics(
             refused=self._texts.refused,
             open_requests=len(self._books.open),

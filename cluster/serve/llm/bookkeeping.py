@@ -74,12 +74,13 @@ class Bookkeeping:
         """What has not arrived in time is no load any more."""
         with self._lock:
             lost = self.open.never_arrived()
+            self._counts.never_arrived += len(lost)
         for given in lost:
-            self._counts.never_arrived += 1
             self._fail(given, "it never arrived")
 
     async def on_events(self, events: Sequence[tuple[str, Sequence[Any]]]) -> None:
         """Of one replica's requests, in their order; in place of `KVTokenTracker.on_lifecycle_events`."""
+        self.give_up_lost()
         for name, arguments in events:
             try:
                 with self._lock:

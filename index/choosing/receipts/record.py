@@ -20,6 +20,7 @@ _ACCOUNTS_MAX = 256
 _OPEN, _GONE = 0, 2
 _BYTES_PER_CANDIDATE = 32
 _BYTES_PER_MATCH = 28
+_BYTES_PER_POD = 128
 _BYTES_BESIDE = 2048
 
 
@@ -84,7 +85,7 @@ class Record:
         if case is None:
             return _BYTES_BESIDE
         own = len(case.candidates) * _BYTES_PER_CANDIDATE + len(case.matches.workers) * _BYTES_PER_MATCH
-        own += case.question.keys.nbytes + _BYTES_BESIDE
+        own += case.question.keys.nbytes + _BYTES_BESIDE + _bytes_of(self.ask)
         return own + (self.decode.weight_bytes if self.decode is not None else 0)
 
     def shed(self) -> None:
@@ -129,6 +130,15 @@ class Record:
             shadow=_shadow(shadow, case),
             decode=self.decode.receipt() if self.decode is not None else None,
         )
+
+
+def _bytes_of(ask: Ask) -> int:
+    """About what callers have it remember, beyond what is usual."""
+    texts = len(ask.request_id) + len(ask.session) + len(ask.cache_salt or "") + len(ask.lora or "")
+    labels = sum(len(label) + len(value) for each in (ask.labels, ask.near) for label, value in each.items())
+    # A frozenset is one for many requests.
+    pods = 0 if ask.pods is None or isinstance(ask.pods, frozenset) else _BYTES_PER_POD * len(ask.pods)
+    return 4 * (texts + labels) + pods
 
 
 def _shadow(shadow: Verdict | None, case: Case) -> ShadowAccount | None:

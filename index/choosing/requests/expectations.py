@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,9 @@ from kvatlas.index.choosing.history import RoutingHistory, Speculation
 from kvatlas.index.choosing.sessions import Sessions
 from kvatlas.index.choosing.settings import ChoosingConfig
 from kvatlas.index.reading import Question
+
+_SESSION_CHARACTERS_MAX = 63
+"""So that no name is another's digest."""
 
 
 class Notes(NamedTuple):
@@ -54,7 +59,7 @@ class Expectations:
         """The row of the worker that has served the session; -1: none of these."""
         if not ask.session:
             return -1
-        worker = self.sessions.get((ask.model, ask.tenant, ask.session))
+        worker = self.sessions.get(_session_of(ask))
         return -1 if worker is None else candidates.rows.get(worker, -1)
 
     def note(
@@ -63,7 +68,7 @@ class Expectations:
         """The request goes to this candidate. None: there is nothing to take back."""
         worker = candidates.candidates[row]
         if ask.session:
-            self.sessions.put((ask.model, ask.tenant, ask.session), worker.pod, worker.rank)
+            self.sessions.put(_session_of(ask), worker.pod, worker.rank)
         if len(question.keys) == 0:
             return None
         slot = int(candidates.slots[row])
@@ -84,3 +89,11 @@ class Expectations:
         """The worker has left."""
         self.speculation.forget(slot)
         self.history.forget(slot)
+
+
+def _session_of(ask: Ask) -> Hashable:
+    """What a session is remembered by: never longer than a few words, however long its name is."""
+    named = ask.session
+    if len(named) > _SESSION_CHARACTERS_MAX:
+        named = hashlib.blake2b(named.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
+    return ask.model, ask.tenant, named

@@ -88,6 +88,10 @@ class PromptIds:
         if prompt is None and messages is None:
             return self._guess(ask, None, None, "no prompt was given")
         check_one(token_ids, prompt, messages)
+        if prompt is not None and not isinstance(prompt, str):
+            raise InputError(f"prompt: expected a str, got a {type(prompt).__name__}")
+        if messages is not None and not isinstance(_turns(messages), (list, tuple)):
+            raise InputError(f"messages: expected a list, got a {type(messages).__name__}")
         if self._tokenizers is None:
             return self._guess(ask, prompt, messages, "there is no tokenizer")
         return None
@@ -110,13 +114,21 @@ def _told(ask: Ask, tokenized: Tokenized) -> Prompted:
 
 def _kept(features: Iterable[Feature] | None) -> Iterable[Feature] | None:
     """To be read more than once."""
-    return features if features is None or isinstance(features, (list, tuple)) else list(features)
+    if features is None or isinstance(features, (list, tuple)):
+        return features
+    try:
+        return list(features)
+    except TypeError as error:
+        raise InputError(f"features: expected a list, got a {type(features).__name__}") from error
 
 
 def _characters(messages: Messages | None) -> int:
     """Of the texts of a chat that stand in it as they are."""
     if messages is None:
         return 0
-    turns: Any = getattr(messages, "messages", messages)
-    contents = (turn.get("content") for turn in turns if isinstance(turn, Mapping))
+    contents = (turn.get("content") for turn in _turns(messages) if isinstance(turn, Mapping))
     return sum(len(content) for content in contents if isinstance(content, str))
+
+
+def _turns(messages: Messages) -> Any:
+    return getattr(messages, "messages", messages)

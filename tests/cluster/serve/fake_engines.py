@@ -91,6 +91,15 @@ class Asking:
         """Pods whose events its process follows."""
         return sum(fleet.statistics().followed for fleet in fleets_here().values())
 
+    def counted(self) -> int:
+        """Requests that its chooser counts at all replicas, those of other processes too."""
+        (chooser,) = (fleet.chooser for fleet in fleets_here().values())
+        assert chooser is not None
+        chooser.choose(model=MODEL, request_id="look", reserve=False)
+        (receipt,) = chooser.receipts("", 1)
+        chooser.failed("look")
+        return sum(one.requests for one in receipt.candidates)
+
 
 def engines(
     name: str = "engines", *, advertises: bool = True, router: dict[str, Any] | None = None, **options: Any

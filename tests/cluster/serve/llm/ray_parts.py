@@ -162,7 +162,6 @@ class LlmRouter:
 
         async def given_up() -> None:
             while self.application.statistics().never_arrived < count:
-                self.application._books.give_up_lost()
                 await asyncio.sleep(0.01)
 
         await asyncio.wait_for(given_up(), 20)

@@ -103,6 +103,16 @@ def test_the_faster_of_two_idle_workers_gets_the_request_though_tokens_are_equal
     assert {fleet.choose(reserve=False, seed=seed).row for seed in range(20)} == {1}
 
 
+def test_noise_in_measured_rates_does_not_decide_among_idle_workers() -> None:
+    fleet = SmallFleet(5)
+    end_s = 0.0
+    for row, took_s in enumerate((1.0, 1.03, 0.97, 1.01, 4.0)):
+        end_s = max(end_s, fleet.busy(row, 2000, took_s, times=6))
+    chosen = [fleet.choose(reserve=False, now_s=end_s, seed=seed) for seed in range(100)]
+    assert all(decision.in_seconds for decision in chosen)
+    assert {decision.row for decision in chosen} == {0, 1, 2, 3}, "one of them is a slower machine"
+
+
 def test_a_slow_worker_is_taken_for_an_average_one_again_while_nothing_is_measured() -> None:
     fleet = SmallFleet(2, rates=[0, 2000])
     end_s = fleet.busy(0, 2000, 4.0, times=4)  # 500 tokens/s
