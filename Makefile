@@ -137,7 +137,8 @@ sanitize: sanitize-address sanitize-thread
 # The address sanitizer has nothing to find where there is no native code: it leaves out sockets and recordings.
 WITHOUT_NATIVE := recording discovery sockets/test_curve.py sockets/test_replay_client.py sockets/test_sources.py \
                   sockets/test_subscriber_faults.py sockets/test_subscriber_replay.py stream/test_faults_over_sockets.py
-SANITIZED_address := tests/index tests/ingest tests/tokenize/native tests/tokenize/segments/test_words.py $(WITHOUT_NATIVE:%=--ignore=tests/ingest/%)
+SANITIZED_address := -n $(JOBS) tests/index tests/ingest tests/tokenize/native tests/tokenize/segments/test_words.py \
+                     $(WITHOUT_NATIVE:%=--ignore=tests/ingest/%) --ignore-glob='tests/index/choosing/test_*.py'
 SANITIZED_thread := tests/index/test_threads.py tests/index/choosing/native/test_book_threads.py \
                     tests/index/choosing/history/test_history.py tests/index/test_table.py tests/index/test_match.py \
                     tests/ingest/test_atlas.py tests/ingest/test_gathering.py tests/ingest/sockets/test_subscriber.py \

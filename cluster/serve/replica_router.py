@@ -15,6 +15,7 @@ from kvatlas.cluster.serve.replicas.scoring import Scored, Scoring
 from kvatlas.cluster.serve.replicas.tally import RouterStatistics, Tally
 from kvatlas.cluster.serve.sharing import remember
 from kvatlas.index.errors import OverloadedError
+from kvatlas.index.scores import Worker
 
 
 class KvatlasReplicaRouter(RequestRouter):
@@ -125,9 +126,7 @@ class KvatlasReplicaRouter(RequestRouter):
         except OverloadedError as error:
             self._tally.count("saturated", str(error))
             return ()
-        ranks: dict[str, int] = {}
-        for pod, rank in scored.ranking.workers if scored is not None else ():
-            ranks.setdefault(pod, rank)
+        ranks = _best_ranks(scored.ranking.workers) if scored is not None else {}
         by_pod = self._by_pod
         order = [by_pod[pod] for pod in ranks if pod in by_pod]
         if len(order) < len(candidates):
@@ -199,3 +198,13 @@ class KvatlasReplicaRouter(RequestRouter):
             self._end(earlier, "asked again")
         for flight in self._flights.overdue():
             self._end(flight, "overdue")
+
+
+def _best_ranks(workers: Sequence[Worker]) -> dict[str, int]:
+    """The first rank of each pod, in their order."""
+    ranks = dict(workers)
+    if len(ranks) < len(workers):
+        ranks = {}
+        for pod, rank in workers:
+            ranks.setdefault(pod, rank)
+    return ranks

@@ -12,7 +12,8 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,14 +120,15 @@ class ServeLlm:
         headers = {"x_request_id": x_request_id} if x_request_id else {}
         return self.post("/v1/completions", body, **headers)
 
-    def abandon(self, prompt: str) -> None:
-        """Asks for a long answer, and hangs up."""
-        body = json.dumps(
-            {"model": "tiny", "prompt": prompt, "max_tokens": 2000, "ignore_eos": True}
-        ).encode()
+    @contextmanager
+    def hanging(self, prompt: str, max_tokens: int) -> Iterator[None]:
+        """Asks for a long answer, and hangs up at the end of the block."""
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True}
+        sent = json.dumps({**body, "stream": True}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(sent)}\r\n"
         with socket.create_connection(("127.0.0.1", self._port)) as connection:
-            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-            connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+            connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + sent)
+            yield
 
     def log_tail(self, lines: int = 60) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])

@@ -131,10 +131,11 @@ def test_ids_that_are_used_twice_at_once_are_served(server: ServeLlm) -> None:
 
 
 def test_who_hangs_up_or_never_reaches_an_engine_is_no_load(server: ServeLlm) -> None:
-    before = figures(server)
-    server.abandon(TEXT)
+    before = settled(server)
+    with server.hanging(TEXT, max_tokens=1500):
+        until(server, lambda told: told["open_requests"] == 1)
+    assert settled(server)["completed"] == before["completed"] + 1
     server.post("/v1/completions", {"prompt": [-1]})  # refused before an engine sees it
-    until(server, lambda told: told["chosen"] == before["chosen"] + 2)
     settled(server)
     assert figures(server)["never_arrived"] > before["never_arrived"]
 

@@ -116,8 +116,9 @@ def load_extractor(path: str, names: ArgumentNames) -> Extractor:
 
 def _first(bodies: Sequence[Any], fields: Sequence[str]) -> Any:
     for body in bodies:
+        is_mapping = type(body) is dict or isinstance(body, Mapping)  # the first costs nothing
         for field in fields:
-            value = body.get(field) if isinstance(body, Mapping) else getattr(body, field, None)
+            value = body.get(field) if is_mapping else getattr(body, field, None)
             if value is not None:
                 return value
     return None

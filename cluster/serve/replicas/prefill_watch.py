@@ -75,7 +75,7 @@ class PrefillWatch:
         self._due: list[tuple[float, int, _Watched]] = []
         self._numbers = itertools.count()
         self._seen = self._unseen = 0
-        self._stopping = False
+        self._is_idle = self._stopping = False
         self._thread = threading.Thread(target=self._run, name="kvatlas-serve-prefill", daemon=True)
         self._thread.start()
 
@@ -84,7 +84,7 @@ class PrefillWatch:
         now_s = self._clock_s()
         watched = _Watched(request_id, pod, token_ids, asked, now_s)
         with self._changed:
-            if len(self._watched) >= self._watched_max:
+            if max(len(self._watched), len(self._due) // 2) >= self._watched_max:
                 self._unseen += 1
                 return
             self._watched[request_id] = watched
@@ -93,7 +93,9 @@ class PrefillWatch:
     def forget(self, request_id: str) -> None:
         """The call has ended."""
         with self._changed:
-            if self._watched.pop(request_id, None) is not None:
+            watched = self._watched.pop(request_id, None)
+            if watched is not None:
+                watched.token_ids = None  # what is due stays until then
                 self._unseen += 1
 
     def statistics(self) -> PrefillStatistics:
@@ -110,7 +112,8 @@ class PrefillWatch:
     def _again(self, watched: _Watched, now_s: float) -> None:
         wait_s = max(_FIRST_S, (now_s - watched.began_s) * _GROWTH)
         heapq.heappush(self._due, (now_s + wait_s, next(self._numbers), watched))
-        if self._due[0][2] is watched:
+        if self._is_idle:  # else it looks soon enough by itself: waking it costs more than the call
+            self._is_idle = False
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -135,19 +138,26 @@ class PrefillWatch:
         """Waits for the next that is due; None: it ends."""
         with self._changed:
             while not self._stopping:
-                while self._due and self._watched.get(self._due[0][2].request_id) is not self._due[0][2]:
-                    heapq.heappop(self._due)
-                wait_s = self._due[0][0] - self._clock_s() if self._due else None
-                if wait_s is not None and wait_s <= 0:
-                    return heapq.heappop(self._due)[2]
-                self._changed.wait(wait_s)
+                if not self._due:
+                    self._is_idle = True
+                    self._changed.wait()
+                    continue
+                wait_s = self._due[0][0] - self._clock_s()
+                if wait_s > 0:
+                    self._changed.wait(min(wait_s, _FIRST_S))
+                    continue
+                watched = heapq.heappop(self._due)[2]
+                if self._watched.get(watched.request_id) is watched:
+                    return watched
         return None
 
     def _look(self, watched: _Watched) -> bool:
         """Whether its pod holds the last whole block. Raises KvatlasError where that cannot be known."""
         if watched.key is None:
-            assert watched.token_ids is not None
-            watched.key = self._atlas.look(watched.token_ids, **watched.asked).question.keys[-1:]
+            token_ids = watched.token_ids
+            if token_ids is None:
+                return True  # it has ended meanwhile
+            watched.key = self._atlas.look(token_ids, **watched.asked).question.keys[-1:]
             watched.token_ids = None
         if len(watched.key) == 0:
             raise KvatlasError("no whole block, or nobody has told the block size")

@@ -123,9 +123,3 @@ def engines(
 def new_gate() -> Any:
     """A closed one."""
     return ray.remote(Gate).options(num_cpus=0, max_concurrency=1000).remote()
-
-
-def start_serve() -> None:
-    """Ray and Serve of this test module."""
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    serve.start(proxy_location="Disabled")

@@ -21,7 +21,7 @@ from kvatlas.cluster.config.actors_config import ShardsConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.cluster.serve.sharing import fleets_here, routers_here
 from tests.cluster.living_fleet import wait_until
-from tests.cluster.serve.fake_engines import MODEL, Asking, engines, new_gate, start_serve
+from tests.cluster.serve.fake_engines import MODEL, Asking, engines, new_gate
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,13 +40,10 @@ def prompt(blocks: int = 32) -> list[int]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_and_serve() -> Iterator[None]:
-    start_serve()
-    try:
-        yield
-    finally:
-        serve.shutdown()  # type: ignore[no-untyped-call]
-        ray.shutdown()
+def _serve(shared_ray: None) -> Iterator[None]:
+    serve.start(proxy_location="Disabled")
+    yield
+    serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="module")

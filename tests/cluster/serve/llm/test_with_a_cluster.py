@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-import ray
 
 from kvatlas.cluster import launch
 from kvatlas.cluster.client import Client
@@ -27,21 +25,22 @@ from tests.cluster.serve.llm.ray_parts import (
     routers,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 CLUSTER = "of-serve-llm"
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    ray.init(
-        address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    )
     config = ClusterConfig(name=CLUSTER, shards=ShardsConfig(count=1, table_bytes_max=64 << 20))
     with launch.start(config) as client:
         yield client
     launch.down(CLUSTER)
-    ray.shutdown()
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
