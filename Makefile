@@ -10,8 +10,9 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/bench_*.py))
 
-# Processes that tests without Ray run in.
+# Processes that tests run in. On a Ray a file stays in one of them: each process starts one Ray for all its files.
 JOBS ?= 2
+RAY_JOBS ?= 2
 TESTS := --ignore=tests/e2e --ignore=tests/e2e_serve --ignore=tests/chaos
 
 VENV := .venv
@@ -95,13 +96,14 @@ demo: $(VENV)/.native
 	$(BIN)/kvatlas demo $(DEMO_ARGS)
 
 test: $(VENV)/.native
-	$(call say,All tests but chaos and the end-to-end ones: those without Ray in $(JOBS) processes)
+	$(call say,All tests but chaos and the end-to-end ones: those without Ray)
 	$(PYTEST) $(TESTS) -n $(JOBS) -m 'not ray' $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: PYTEST_ARGS chose none of these
-	$(call say,Tests on a real Ray one after the other: each starts processes of its own)
-	$(PYTEST) $(TESTS) -m ray $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(call say,Tests on a real Ray)
+	$(PYTEST) $(TESTS) -n $(RAY_JOBS) --dist loadfile -m ray $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
+# Property tests look at a tenth of their examples here.
 test-fast: $(VENV)/.native
-	$(PYTEST) $(TESTS) -n $(JOBS) -m 'not slow and not fuzz' $(PYTEST_ARGS)
+	KVATLAS_HYPOTHESIS_PROFILE=fast $(PYTEST) $(TESTS) -n $(JOBS) -m 'not slow and not fuzz' $(PYTEST_ARGS)
 
 lint: style types
 

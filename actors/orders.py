@@ -29,7 +29,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     """Raises DecodeError when the bytes are no such struct."""
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"{kind.__name__}: expected its msgpack, {error}") from error
 
 

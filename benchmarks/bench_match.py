@@ -9,23 +9,19 @@ from peer import Peer, load_peer
 from results import Result, arguments, show, timed
 from timing import Contender, Timing, alternate, over
 from workload import (
-    BLOCK_TOKENS,
     MODEL,
     PAIRS,
-    SEED,
     Event,
     Held,
-    events,
+    filled_atlas,
     filled_index,
     fleet,
     keys_of,
     long_sequences,
-    payload,
     random_tokens,
-    topic,
 )
 
-from kvatlas import Atlas, AtlasConfig, ModelConfig
+from kvatlas import Atlas
 from kvatlas.index.shards import ShardedIndex
 
 QUERIES = 512
@@ -97,17 +93,6 @@ def bench_fleet(workers: int, pairs: int, peer: Peer | None, rounds: int) -> lis
         row, label = f"score/{names[what]}/{workers}", f"{what}, {workers} workers, tokens to scores"
         results.append(bench_scores(row, label, atlas, peer, tree, asked, rounds))
     return results
-
-
-def filled_atlas(sequences: list[Held]) -> Atlas:
-    atlas = Atlas(AtlasConfig(hash_seed=SEED, models={MODEL: ModelConfig(block_size_tokens=BLOCK_TOKENS)}))
-    numbers: dict[int, int] = {}
-    for event in events(sequences, 512):
-        worker = event.held.worker
-        atlas.ingest(topic(worker), numbers.get(worker, 0), payload(event))
-        numbers[worker] = numbers.get(worker, 0) + 1
-    assert all(worker.closed for worker in atlas.statistics().workers)
-    return atlas
 
 
 def bench_scores(

@@ -108,10 +108,22 @@ def added_to_the_other(what: str, row: str, must_us: float, aim_us: float) -> Go
     return Goal(what, f"+ {must_us:g} us", f"+ {aim_us:g} us", judge)
 
 
-def at_least(what: str, row: str, must: float, aim: float) -> Goal:
+def aimed_at(what: str, row: str, aim: float) -> Goal:
+    """At most so much would be well; nothing must be."""
+
     def judge(results: Results) -> Outcome:
         result = results[row]
-        return Outcome(_pair(result), "", result.median / must, result.median / aim)
+        return Outcome(_pair(result), _peer_pair(result), 1.0, aim / result.median)
+
+    return Goal(what, "", f"{aim:g}", judge)
+
+
+def at_least(what: str, rows: Sequence[str], must: float, aim: float) -> Goal:
+    """The worst of the rows."""
+
+    def judge(results: Results) -> Outcome:
+        worst = min((results[row] for row in rows), key=lambda r: r.median)
+        return Outcome(_pair(worst), _peer_pair(worst), worst.median / must, worst.median / aim)
 
     return Goal(what, number(must), number(aim), judge)
 
@@ -216,7 +228,9 @@ GOALS = (
     added_to_the_other(
         "scorer.score.remote, 8 192 tokens, beside an empty call", "read/scorer/8192", 300, 100
     ),
-    at_least("score_many through one scorer, prompts of 512 blocks a second", "read/many/sent", 5000, 20_000),
+    at_least(
+        "score_many through one scorer, prompts of 512 blocks a second", ["read/many/sent"], 5000, 20_000
+    ),
     at_most("16 pods x 100 batches/s, publish to score: p99, ms", ["visible/zmq/p99"], 100, 10),
     at_most("shard of 4 killed, 1 M pairs: whole, from its new process being up, s", ["heal/kill/up"], 3, 1),
     at_most("4 shards to 8, 1 M pairs, from the new processes being up, s", ["heal/reshard/up"], 5, 1),
@@ -250,5 +264,27 @@ GOALS = (
     stated(
         "next turn tokenized elsewhere, messages to ids: pool of the cluster, gRPC service",
         ["ask/pool/ids", "ask/service/ids"],
+    ),
+    at_most("choose and reserve, 8 192 token ids in a list, 64 workers, us", ["choose/list"], 250, 130),
+    at_most("the same, time on the event loop, us", ["choose/loop"], 150, 100),
+    at_most("the same from numpy and from bytes, us", ["choose/numpy", "choose/bytes"], 100, 40),
+    at_least(
+        "choices a second with their ends, one process, from bytes",
+        [f"choose/many/bytes/{threads}" for threads in (2, 8)],
+        8000,
+        30_000,
+    ),
+    at_least("the same from lists", [f"choose/many/list/{threads}" for threads in (2, 8)], 3500, 6000),
+    at_most("all hooks of the Serve router, a request with 8 192 ids, us", ["serve/hooks"], 300, 100),
+    at_most(
+        "proxy, added to the first part: alone and with 200 streams, ms",
+        ["proxy/added", "proxy/200/added"],
+        3,
+        1,
+    ),
+    aimed_at("the same with 500 streams, ms", "proxy/500/added", 1),
+    stated(
+        "TTFT p50 and p90 of chats, 8 pods in simulated time; peer: its cost formula",
+        ["routing/chats/weighted/p50", "routing/chats/weighted/p90"],
     ),
 )

@@ -41,6 +41,10 @@ ROWS_OF = {
     "bench_tokenize_first.py": ("first",),
     "bench_tokenize_memory.py": ("memo",),
     "bench_tokenize_calls.py": ("ask",),
+    "bench_choose.py": ("choose",),
+    "bench_serve_router.py": ("serve",),
+    "bench_routing.py": ("routing",),
+    "bench_proxy.py": ("proxy",),
 }
 """Which script measures which rows, by what their names begin with."""
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import kvatlas
+from kvatlas import Atlas, AtlasConfig, ModelConfig
 from kvatlas.index._native import SEGMENT_BLOCKS, shard_of
 from kvatlas.index.shards import ShardedIndex
 from kvatlas.ingest.simulator.event_encoder import WireBlockStored, encode_batch
@@ -160,3 +161,15 @@ def filled_index(sequences: Iterable[Held], *, shards: int = 1, closed: bool = T
         if closed:
             index.apply([record(CLOSE, worker)] * shards)
     return index
+
+
+def filled_atlas(sequences: list[Held]) -> Atlas:
+    """An atlas that has heard of the sequences as its servers announce them; all workers are EXACT."""
+    atlas = Atlas(AtlasConfig(hash_seed=SEED, models={MODEL: ModelConfig(block_size_tokens=BLOCK_TOKENS)}))
+    numbers: dict[int, int] = {}
+    for event in events(sequences, 512):
+        worker = event.held.worker
+        atlas.ingest(topic(worker), numbers.get(worker, 0), payload(event))
+        numbers[worker] = numbers.get(worker, 0) + 1
+    assert all(worker.closed for worker in atlas.statistics().workers)
+    return atlas

@@ -57,7 +57,7 @@ def start(
         _begin(config)
     else:
         _log.info("cluster %r runs already: connected to it", config.name)
-    _compare(config, calls)
+    _compare(config, calls, ready_s_max)
     _wait(lambda: _is_ready(calls), ready_s_max, f"cluster {config.name!r}: expected all shards up")
     client = Client(config.name, reader_settings(config))
     client.wait_ready(ready_s_max)
@@ -73,7 +73,7 @@ def start(
 def connect(name: str = "default", *, address: str | None = None) -> Client:
     """A client of a cluster that runs. Raises ClusterError where there is none of this name."""
     _connect_ray(address, must_run=True)
-    client = Client(name, reader_settings(_config(DirectoryCalls(name))))
+    client = Client(name, reader_settings(_config(DirectoryCalls(name).call("config"))))
     client.wait_ready(_CONNECT_S_MAX)
     return client
 
@@ -108,7 +108,7 @@ def down(name: str = "default", *, address: str | None = None) -> None:
     folder = ""
     if not calls.is_gone():
         with contextlib.suppress(ClusterError):
-            folder = _config(calls).shards.shared_memory_folder
+            folder = _config(calls.call("config")).shards.shared_memory_folder
         # One that does not answer is ended all the same.
         with contextlib.suppress(ClusterError):
             calls.call("prepare_down")
@@ -162,8 +162,9 @@ def _begin(config: ClusterConfig) -> None:
         _owned[config.name] = directory
 
 
-def _compare(config: ClusterConfig, calls: DirectoryCalls) -> None:
-    running = _config(calls)
+def _compare(config: ClusterConfig, calls: DirectoryCalls, ready_s_max: float) -> None:
+    # The first call to a new directory waits for its process, on a busy machine for long.
+    running = _config(calls.result(calls.begin("config"), ready_s_max))
     # The gateway is no part of what runs: it is brought up, or changed, beside it.
     found = difference(msgspec.structs.replace(config, gateway=running.gateway), running)
     if found:
@@ -173,10 +174,10 @@ def _compare(config: ClusterConfig, calls: DirectoryCalls) -> None:
         )
 
 
-def _config(calls: DirectoryCalls) -> ClusterConfig:
+def _config(told: bytes) -> ClusterConfig:
     try:
-        return msgspec.msgpack.decode(calls.call("config"), type=ClusterConfig)
-    except msgspec.DecodeError as error:
+        return msgspec.msgpack.decode(told, type=ClusterConfig)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ClusterError(f"directory: expected a cluster of this release, {error}") from error
 
 

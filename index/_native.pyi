@@ -327,6 +327,10 @@ class Loads:
     def prefill_rate(self) -> npt.NDArray[np.float64]:
         """Tokens/s, measured; 0: not known."""
     @property
+    def load_back_rates(self) -> npt.NDArray[np.float64]:
+        """[n, 3] tokens/s from cpu, disk and storage, measured; 0: not known, infinity: loading takes no time
+        of its own."""
+    @property
     def accuracy(self) -> npt.NDArray[np.float64]:
         """Share of predicted tokens that were reused; 0.5 until something is known."""
 
@@ -406,9 +410,13 @@ class LoadBook:
         prompt_tokens: int,
         output_tokens: int,
         cached_tokens: int = 0,
+        loaded_tokens: Sequence[int] | None = None,
         now_s: float,
     ) -> bool:
-        """A choice that was made elsewhere. False: no room, the id is there already, or no such slot."""
+        """A choice that was made elsewhere. False: no room, the id is there already, or no such slot.
+
+        `loaded_tokens` [3]: those of `cached_tokens` that cpu, disk and storage have. None: not known.
+        """
     def prefill_done(self, request_id: str, now_s: float) -> bool:
         """Its prompt is computed. False: no such reservation."""
     def produced(self, request_id: str, tokens: int, now_s: float) -> bool:
@@ -438,4 +446,4 @@ class LoadBook:
     def statistics(self) -> dict[str, int]:
         """Now: reservations, slots, routers. Since the start: choices, reserved, saturated,
         unreserved_full (`reservations_max`), unreserved_duplicates, prefilled, completed, failed,
-        expired, forgotten, unknown (mentions of requests that are not there), refused_routers."""
+        expired, forgotten, learned_prefills and learned_loads (stretches that taught a rate), unknown (mentions of requests that are not there), refused_routers."""

@@ -97,7 +97,10 @@ def quoted(words: object, characters_max: int = 1024) -> str:
 
     What a log, a terminal or UTF-8 cannot take as it is stands there as Python would write it.
     """
-    text = str(words)[:characters_max]
+    try:
+        text = str(words)[:characters_max]
+    except Exception as error:  # an exception of somebody's own, whose words are as broken as what it reports
+        text = f"a {type(words).__name__} that cannot be shown: {type(error).__name__}"
     if text.isprintable():
         return text
     return "".join(

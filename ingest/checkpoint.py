@@ -206,7 +206,7 @@ class _Sections:
         encoded = self._next(_HEAD_BYTES_MAX)
         try:
             return msgspec.msgpack.decode(encoded, type=CheckpointHead)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{self._path}: expected a head, got {error}") from error
 
     def parts(self) -> list[bytes]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.ray_of_process import RayOfProcess
+
 # No deadline: two busy cores make any single example slow now and then.
 settings.register_profile("default", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=10, stateful_step_count=20)  # make test-fast
 settings.register_profile("ci", deadline=None, print_blob=True)
 settings.register_profile(
     "sanitize",
@@ -29,6 +33,28 @@ def shared() -> Path:
     if not path or not Path(path).is_dir():
         pytest.skip("KVATLAS_SHARED names no folder")
     return Path(path)
+
+
+@pytest.fixture(scope="session")
+def ray_of_process() -> Iterator[RayOfProcess]:
+    """Starts with the first module that asks for it, ends with the last test."""
+    one = RayOfProcess()
+    yield one
+    one.end()
+
+
+@pytest.fixture(scope="module")
+def shared_ray(ray_of_process: RayOfProcess) -> Iterator[None]:
+    """A Ray on this machine, the same for module after module; each must end the actors it has named."""
+    ray_of_process.begin()
+    yield
+    ray_of_process.check_left()
+
+
+@pytest.fixture(scope="module")
+def no_ray(ray_of_process: RayOfProcess) -> None:
+    """For a module that starts a Ray of another kind in this process, and ends it."""
+    ray_of_process.end()
 
 
 @pytest.fixture

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import itertools
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 import kvatlas
+from kvatlas.index._native import History, LoadBook
+from kvatlas.index.choosing.figures import ChoosingStatistics
+from kvatlas.index.choosing.policies.policy import load_policy
+from kvatlas.index.choosing.policies.shadow import ShadowStatistics
+from kvatlas.index.choosing.sessions import Sessions
+from kvatlas.index.choosing.settings import ChoosingConfig
 from kvatlas.index.keys import keyspace
 from kvatlas.ingest import atlas_report
 from kvatlas.ingest._native import Mirror
@@ -68,7 +78,7 @@ def test_the_list_of_pages_has_every_page() -> None:
     assert {path.name for path in PAGES if path.parent == ROOT / "docs"} - {"README.md"} <= listed
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/indexer.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/indexer.md", "docs/routing.md"])
 def test_python_of_a_page_runs(name: str) -> None:
     blocks = python_blocks(ROOT / name)
     assert blocks
@@ -104,6 +114,7 @@ def test_what_the_readme_asks_of_a_cluster_is_there() -> None:
         ("client", kvatlas.Client),
         ("scores", kvatlas.Scores),
         ("atlas", kvatlas.Atlas),
+        ("choice", kvatlas.Choice),
     ):
         names = asked_of(tree, variable)
         assert names
@@ -239,3 +250,63 @@ def test_counters_of_each_kind_of_tokenizer_are_those_of_the_page(tmp_path: Path
         }
     for kind, counts in counted.items():
         assert sorted(first_column("tokenization.md", f"Counters of {kind}")) == sorted(counts)
+
+
+ROUTING = ROOT / "docs" / "routing.md"
+
+
+def test_the_receipt_of_the_page_is_that_of_its_code() -> None:
+    (told,) = re.findall(r"```json\n(.*?)```", ROUTING.read_text(encoding="utf-8"), flags=re.DOTALL)
+    promised = json.loads(told)
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(python_blocks(ROUTING)[0], names)  # the first is the worked choice
+    made = json.loads(msgspec.json.encode(names["receipt"]))
+    assert promised["stages"].keys() == made["stages"].keys()
+    for receipt in (promised, made):
+        del receipt["time_s"], receipt["stages"]  # of the moment
+    assert promised == made
+
+
+def test_the_costs_worked_by_hand_are_those_of_the_receipt() -> None:
+    text = ROUTING.read_text(encoding="utf-8")
+    (told,) = re.findall(r"```json\n(.*?)```", text, flags=re.DOTALL)
+    costs = {account["pod"]: account["cost"] for account in json.loads(told)["candidates"]}
+    (row,) = re.findall(r"^\| \*\*cost\*\* \| (.*) \|$", text, flags=re.MULTILINE)
+    worked = [float(re.sub(r"\D", "", cell)) for cell in row.split(" | ")]
+    assert worked == [costs[pod] for pod in ("pod-a", "pod-b", "pod-c")]
+
+
+@pytest.mark.parametrize(
+    ("heading", "names"),
+    [
+        ("Counters of a chooser", ChoosingStatistics.__struct_fields__),
+        ("Counters of the load book", LoadBook(1).statistics()),
+        ("Counters of what was sent", History(1).statistics()),
+        ("Counters of sessions", Sessions(ChoosingConfig()).statistics()),
+        ("Counters of a shadow policy", ShadowStatistics.__struct_fields__),
+    ],
+)
+def test_counters_of_choosing_are_those_of_the_page(heading: str, names: Iterable[str]) -> None:
+    assert sorted(first_column("routing.md", heading)) == sorted(names)
+
+
+def test_policies_of_the_page_are_those_there_are() -> None:
+    listed = first_column("routing.md", "Policies")
+    assert len(listed) == len(set(listed)) > 0
+    assert [load_policy(name, {}, "here").name for name in listed] == listed
+    with pytest.raises(kvatlas.ConfigError) as refused:
+        load_policy("none", {}, "here")
+    assert all(name in str(refused.value) for name in listed)
+    assert str(refused.value).count(",") == len(listed)
+
+
+def test_bounds_of_choosing_are_named_on_the_page_with_their_defaults() -> None:
+    text = ROUTING.read_text(encoding="utf-8").partition("\n## Bounds\n")[2].partition("\n## ")[0]
+    config = msgspec.to_builtins(ChoosingConfig())
+    bounds = {name: value for name, value in config.items() if name.endswith("_max")}
+    named = dict(re.findall(r"`(\w+_max)` \(([\d ]+(?:MiB)?)\)", text))
+    assert named.keys() == bounds.keys()
+    for name, said in named.items():
+        digits = int(re.sub(r"\D", "", said))
+        assert digits << (20 if "MiB" in said else 0) == bounds[name], name

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
+import msgspec
 import pytest
 
 from kvatlas import Atlas, TokenizeConfig
@@ -36,8 +37,12 @@ from kvatlas.ingest.discovery.pods import DiscoveredPod, encode_pod
 from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.sockets.source_config import SourceConfig
 from tests.actors.link.link_peers import wait_until
+from tests.actors.loads.books import loads, reserve
+from tests.actors.loads.routers import QUICK, routers
+from tests.actors.loads.routers import Fleet as Routers
 from tests.actors.reading.small_cluster import ELSEWHERE, HERE, KEYS, SEED, SETTINGS, Board, ShardAtHand
 from tests.e2e.chat_tokenizer import write_chat_tokenizer
+from tests.index.choosing.small_fleet import SmallFleet, prompt
 from tests.test_layout import ROOT
 
 STEP = re.compile(r"`([\w/]+\.(?:py|cpp|hpp)):([\w.]+)`")
@@ -65,7 +70,9 @@ def defines(path: Path, name: str) -> bool:
     body: list[ast.stmt] = ast.parse(source).body
     for part in name.split("."):
         nodes = [
-            node for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == part
+            node
+            for node in body
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == part
         ]
         if not nodes:
             return False
@@ -126,14 +133,18 @@ class Calls:
         return any(called == file for called, _ in self.called)
 
 
-def test_what_architecture_names_by_file_and_function_exists() -> None:
-    steps = STEP.findall(ARCHITECTURE)
-    missing = [f"{file}:{name}" for file, name in steps if not defines(ROOT / file, name)]
-    assert len(steps) > 24
+def test_what_pages_name_by_file_and_function_exists() -> None:
+    assert len(STEP.findall(ARCHITECTURE)) > 35
+    missing = [
+        f"{page.name}: {file}:{name}"
+        for page in sorted((ROOT / "docs").glob("*.md"))
+        for file, name in STEP.findall(page.read_text(encoding="utf-8"))
+        if not defines(ROOT / file, name)
+    ]
     assert not missing
 
 
-@pytest.mark.parametrize("walk", ["write", "read", "feed", "ask", "chat"])
+@pytest.mark.parametrize("walk", ["write", "read", "choose", "feed", "ask", "share", "chat"])
 def test_a_walk_takes_at_most_six_files(walk: str) -> None:
     assert 3 <= len({file for file, _ in walks()[walk]}) <= 6
 
@@ -175,6 +186,31 @@ def test_python_steps_of_a_chats_walk_are_called_in_their_order_and_without_ray(
             atlas.score(messages=[{"role": "user", "content": "Hello!"}], model="some/model")
     assert calls.missed("chat") is None
     assert ("ray" in sys.modules) == ray_before
+
+
+def test_python_steps_of_a_choice_are_called_in_their_order_and_without_ray() -> None:
+    calls = Calls()
+    ray_before = "ray" in sys.modules
+    with SmallFleet(("pod-a", "pod-b")) as fleet:
+        fleet.hold("pod-b", 3)
+        with calls.of_this_thread():
+            choice = fleet.chooser.choose(prompt(3), model="m")
+        assert (choice.pod, choice.cached_tokens, choice.is_reserved) == ("pod-b", 48, True)
+    assert calls.missed("choose") is None
+    assert ("ray" in sys.modules) == ray_before
+
+
+def test_python_steps_of_a_load_from_book_to_book_are_called_in_their_order() -> None:
+    calls = Calls()
+    once = msgspec.structs.replace(QUICK, whole_s=3600.0, silent_s_max=3600.0)  # no frames but those meant
+    with ExitStack() as closing:
+        with calls.of_threads_to_come():
+            first, second = made = closing.enter_context(routers(2, KEYS, Routers(), once))
+        wait_until(lambda: all(router.sharing.statistics().peers for router in made))  # and have greeted
+        calls.called.clear()
+        reserve(first.book, "a", "request")
+        wait_until(lambda: loads(second.book) == loads(first.book) != {})
+    assert calls.missed("share") is None
 
 
 class ClusterInThisProcess:

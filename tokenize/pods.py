@@ -143,7 +143,7 @@ class PodTokenizer:
     def _read(self, decoder: msgspec.json.Decoder[_Answer], body: bytes) -> _Answer:
         try:
             return decoder.decode(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._count("failed")
             raise TokenizerError(f"{self.url}: expected an answer as vLLM gives it, {error}") from None
 

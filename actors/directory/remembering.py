@@ -135,7 +135,7 @@ class Memory:
             return None
         try:
             kept = msgspec.msgpack.decode(data, type=kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             # Of a release that kept it otherwise: numbers go on, the rest is told anew.
             _log.warning("what was kept as %r cannot be read, and counts as none: %s", key, error)
             return None

@@ -8,8 +8,6 @@ Sums, not changes: a frame that is lost makes others late by a moment, never wro
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from kvatlas.index.errors import DecodeError
@@ -18,6 +16,10 @@ ROWS_MAX = 65_536
 FRAME_BYTES_MAX = 16 << 20
 _MAGIC = b"kvl1"
 _COUNT_MAX = 1 << 32
+_TOKENS_MAX = 10**12
+"""As in the book: all peers' together are still whole numbers there."""
+_RANKS_MAX = 4096
+"""Each takes a place in the book."""
 
 
 class LoadRow(msgspec.Struct, frozen=True, array_like=True):
@@ -60,12 +62,12 @@ def decode_sums(frame: bytes) -> LoadSums:
         raise DecodeError(f"loads: expected {_MAGIC!r}, got {frame[: len(_MAGIC)]!r}")
     try:
         sums = _decoder.decode(memoryview(frame)[len(_MAGIC) :])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"loads: expected the sums of a router, {error}") from error
     if not 0 < sums.router < 1 << 63 or len(sums.rows) > ROWS_MAX:
         raise DecodeError(f"loads: expected at most {ROWS_MAX} rows of a router, got {len(sums.rows)}")
     for row in sums.rows:
-        is_amount = all(math.isfinite(sum_) and sum_ >= 0 for sum_ in (row.prefill_tokens, row.decode_tokens))
-        if not (is_amount and 0 <= row.requests < _COUNT_MAX and 0 <= row.rank < _COUNT_MAX):
+        is_amount = all(0 <= sum_ <= _TOKENS_MAX for sum_ in (row.prefill_tokens, row.decode_tokens))
+        if not (is_amount and 0 <= row.requests < _COUNT_MAX and 0 <= row.rank < _RANKS_MAX):
             raise DecodeError(f"loads: expected sums of at least 0, got {row!r:.200}")
     return sums

@@ -95,7 +95,7 @@ class ClusterReader:
         now = self._state.now or self._first()
         question = now.reader.question(token_ids, **asked)
         matches, reader = self._look(now, [question], lambda index: match(index, question))
-        return _looked(question, matches, reader)
+        return self._looked(question, matches, reader)
 
     def question(self, token_ids: TokenIds, **asked: Unpack[Asked]) -> Question:
         """The prompt as keys; its block size is 0 where no server has announced the model."""
@@ -135,7 +135,7 @@ class ClusterReader:
         now = self._state.now or await self._first_async()
         question = now.reader.question(token_ids, **asked)
         matches, reader = await self._look_async(now, [question], lambda index: match(index, question))
-        return _looked(question, matches, reader)
+        return self._looked(question, matches, reader)
 
     # What it knows.
 
@@ -247,6 +247,10 @@ class ClusterReader:
         self._state.replace_stale(now)
         return self._state.now or self._first()
 
+    def _looked(self, question: Question, matches: Matches, reader: PromptReader[FleetView]) -> Look:
+        fleet = reader.fleet
+        return Look(question, matches, fleet, reader.weights, fleet.version, self._state.age_s)
+
     def _seen(self, now: Now, index: TablesIndex) -> PromptReader[FleetView]:
         if index is not now.tables:
             index.report_use()
@@ -255,10 +259,6 @@ class ClusterReader:
     def _believed(self, now: Now) -> PromptReader[FleetView]:
         """Asked after looking: the process may have been paused meanwhile."""
         return now.reader if self._clock_s() <= self._state.trusted_until_s else now.distrusted
-
-
-def _looked(question: Question, matches: Matches, reader: PromptReader[FleetView]) -> Look:
-    return Look(question, matches, reader.fleet, reader.weights, reader.fleet.version)
 
 
 def _to_explain(now: Now, token_ids: TokenIds, asked: AskedExplanation) -> tuple[Question, set[str] | None]:

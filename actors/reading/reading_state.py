@@ -144,6 +144,11 @@ class ReadingState:
     # What it knows of itself.
 
     @property
+    def age_s(self) -> float:
+        """Since the directory was last asked and confirmed the view."""
+        return self._clock_s() - self.trusted_until_s + self._secrets.view_s_max
+
+    @property
     def tokenizers(self) -> tuple[int, ...]:
         """Those of the newest view."""
         view = self._parts.view
@@ -162,11 +167,10 @@ class ReadingState:
             counts = self._replicas.total() + self._counts
             shards = () if now is None else tuple(_readings(now.sources))
         now_s = self._clock_s()
-        asked_s = self.trusted_until_s - self._secrets.view_s_max
         return ReaderStatus(
             cluster="" if view is None else view.cluster,
             view_version=0 if view is None else view.version,
-            view_age_s=now_s - asked_s if view is not None else float("inf"),
+            view_age_s=self.age_s if view is not None else float("inf"),
             is_trusted=now_s <= self.trusted_until_s,
             says=self._said,
             layout=0 if view is None else view.serving.number,

@@ -53,7 +53,7 @@ class Desk:
         return await asyncio.get_running_loop().run_in_executor(None, ask)
 
     async def choose(self, question: ChooseQuestion, tenant: str) -> Choice:
-        choice = await self.backend.choose_async(**_prompt(question), ask=_ask(question, tenant))
+        choice = await self.backend.choose_async(**_prompt(question), ask=self._ask(question, tenant))
         return _shown(choice, tenant)
 
     async def feedback(self, kind: str, request_id: str, told: Feedback, tenant: str) -> Done:
@@ -87,7 +87,8 @@ class Desk:
         return score_answer(question.model, scores)
 
     def choose_now(self, question: ChooseQuestion, tenant: str) -> Choice:
-        return _shown(self.backend.choose(**_prompt(question), ask=_ask(question, tenant)), tenant)
+        ask = self._ask(question, tenant)
+        return _shown(self.backend.choose(**_prompt(question), ask=ask), tenant)
 
     # Of this process alone: what other replicas ask, too. Ids are inner ones.
 
@@ -110,6 +111,25 @@ class Desk:
             return self.backend.receipt(inner_id, tenant=tenant, cache_salt=cache_salt)
         except InputError:
             return None
+
+    def _ask(self, question: ChooseQuestion, tenant: str) -> Ask:
+        asked = _asked(question)
+        if question.pods is not None:  # requests are remembered, and names that nobody has may be any number
+            asked["pods"] = frozenset(question.pods) & self.backend.serving_pods().keys()
+        request_id = question.request_id
+        if tenant:
+            request_id = _inner_id(request_id or uuid.uuid4().hex, tenant)
+        return Ask(
+            **asked,
+            request_id=request_id,
+            tenant=tenant,
+            session=question.session,
+            labels=question.labels,
+            near=question.near,
+            role=question.role,
+            output_tokens=question.output_tokens,
+            reserve=question.reserve,
+        )
 
 
 def _inner_id(request_id: str, tenant: str) -> str:
@@ -147,20 +167,3 @@ def _prompt(question: Given) -> dict[str, Any]:
 def _asked(question: Given) -> dict[str, Any]:
     names = ("model", "lora", "cache_salt", "features", "pods")
     return {name: getattr(question, name) for name in names}
-
-
-def _ask(question: ChooseQuestion, tenant: str) -> Ask:
-    request_id = question.request_id
-    if tenant:
-        request_id = _inner_id(request_id or uuid.uuid4().hex, tenant)
-    return Ask(
-        **_asked(question),
-        request_id=request_id,
-        tenant=tenant,
-        session=question.session,
-        labels=question.labels,
-        near=question.near,
-        role=question.role,
-        output_tokens=question.output_tokens,
-        reserve=question.reserve,
-    )

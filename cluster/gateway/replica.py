@@ -77,7 +77,10 @@ class GatewayReplica:
         def run(asked: Coroutine[Any, Any, Any]) -> Any:
             return asyncio.run_coroutine_threadsafe(asked, loop).result(self._config.limits.answer_s_max)
 
-        answers = RpcAnswers(self._desk, app.tenants, app.rates, app.metrics, run)
+        containers_max = self._config.limits.containers_max
+        answers = RpcAnswers(
+            self._desk, app.tenants, app.rates, app.metrics, run, containers_max=containers_max
+        )
         self._rpc = rpc_server(self._config, answers)
         _log.info("gateway: gRPC at %s", ", ".join(self._rpc.start()))
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 _TAIL_BYTES = 8192
 """Usage stands at the end of an answer."""
-_EVENT_BYTES_MAX = 1 << 20
+_EVENT_BYTES_MAX = 128 << 10
 """An event of a stream that is longer is handed on before it is whole."""
 _END = b"\n\n"
 _USAGE_WORD = b'"usage"'
@@ -46,7 +46,7 @@ def usage_in(text: bytes) -> Usage:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value < 1 << 40 else None
+    return value if type(value) is int and 0 <= value < 1 << 32 else None
 
 
 class WholeScan:

@@ -16,7 +16,8 @@ Kind = Literal["chat", "completion", "other"]
 KINDS: Mapping[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 """By path; all others are `other`: nothing is known of their prompts."""
 
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# One that nobody closes goes to the end: were it no match, each quote in it would be tried anew.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _NAME_CHARACTERS_MAX = 1024
 _TOKENS_MAX = 1 << 24
 
@@ -107,7 +108,10 @@ def with_usage(body: bytes, asked: Asked) -> bytes:
         start = body.index(b"{") + 1
         return b'%b"stream_options":{"include_usage":true},%b' % (body[:start], body[start:])
     fields = asked.fields or decode(body, dict[str, Any])
-    options = {**(fields.get("stream_options") or {}), "include_usage": True}
+    options = fields.get("stream_options") or {}
+    if not isinstance(options, dict):
+        return body  # the pod's to refuse
+    options = {**options, "include_usage": True}
     return msgspec.json.encode({**fields, "stream_options": options})
 
 

@@ -252,7 +252,10 @@ class Dispatch:
             told = bytes(gathering.text[:_TOLD_BYTES_MAX]).decode("utf-8", "replace")
             raise ProxyRefusalError(ending.status or 502, "prefill", f"pod {choice.pod!r}: {told}")
         self._first()
-        transfer = decode(bytes(gathering.text), dict[str, Any]).get("kv_transfer_params")
+        try:
+            transfer = decode(bytes(gathering.text), dict[str, Any]).get("kv_transfer_params")
+        except InputError as error:  # the pod's fault, and not the client's
+            raise ProxyRefusalError(502, "prefill", f"pod {choice.pod!r}: {error}") from error
         return msgspec.json.encode({**fields, "kv_transfer_params": transfer}) if transfer else body
 
     # What is sent.

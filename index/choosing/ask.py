@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import msgspec
 
@@ -74,7 +74,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if type(self.reserve) is not bool:
             raise InputError(f"reserve: expected a bool, got {_kind(self.reserve)}")
         for name, labels in (("labels", self.labels), ("near", self.near)):
-            if labels or type(labels) is not dict:
+            if labels or not isinstance(cast(object, labels), Mapping):
                 _check_labels(name, labels)
         if isinstance(self.pods, str):
             raise InputError(f"pods: expected a collection of names, got the str {self.pods!r:.80}")
@@ -119,7 +119,7 @@ def tenant_of(tenant: str, cache_salt: str | None = None) -> str:
     return _digest(b"salt\0", cache_salt) if cache_salt else ""
 
 
-def _check_labels(name: str, labels: Mapping[str, str]) -> None:
+def _check_labels(name: str, labels: object) -> None:
     # Requests are remembered with their labels, until they end and as long as their receipts are kept.
     if not isinstance(labels, Mapping) or len(labels) > _LABELS_MAX:
         raise InputError(f"{name}: expected a mapping of at most {_LABELS_MAX}, got {_kind(labels)}")

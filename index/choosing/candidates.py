@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Hashable, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -49,9 +50,8 @@ class CandidateSet:
         self.slots = slots
         """[n] of the load book."""
         self.native = native
-        self.rows: dict[Worker, int] = {
-            (candidate.pod, candidate.rank): row for row, candidate in enumerate(candidates)
-        }
+        self.workers: list[Worker] = [(candidate.pod, candidate.rank) for candidate in candidates]
+        self.rows = {worker: row for row, worker in enumerate(self.workers)}
         self.row_of_number = {
             worker.view.number: row for row, worker in enumerate(candidates) if worker.view is not None
         }
@@ -108,6 +108,8 @@ class CandidateSets:
         cached = self._sets.get(key)
         if cached is not None and cached.version == version:
             return cached.made
+        if wanted is not None and wanted is not ask.pods:  # each candidate is looked up in it
+            ask = msgspec.structs.replace(ask, pods=wanted)
         forgotten = self._forgotten
         made = self._make(ask, look, role, without)
         with self._lock:

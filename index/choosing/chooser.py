@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _TOKENS_MAX = 1 << 32
 _NO_IDS = b""
+_OPEN = 0
+"""State of a candidate that takes more."""
 
 
 class Ranking(NamedTuple):
@@ -131,7 +133,7 @@ class Chooser:
     ) -> Ranking:
         """As `choose`, for whoever tries several in turn: nothing is reserved until `routed` says where
         the request went."""
-        wanted = _unreserved(ask_of(ask, asked))
+        wanted = _unreserved(ask, asked)
         began_ns = time.perf_counter_ns()
         prompted = self._prompts.of(wanted, token_ids, prompt, messages)
         tokenized_ns = time.perf_counter_ns()
@@ -148,7 +150,7 @@ class Chooser:
         **asked: Unpack[AskFields],
     ) -> Ranking:
         """As `rank`, for event loops."""
-        wanted = _unreserved(ask_of(ask, asked))
+        wanted = _unreserved(ask, asked)
         return self._ranked(await self._decide_async(wanted, token_ids, prompt, messages))
 
     def another(self, request_id: str, *, without: Collection[str]) -> Choice:
@@ -176,6 +178,7 @@ class Chooser:
             look.question,
             look.matches,
             f"not {', '.join(without)}" + ("" if case is not None else "; what matched is not kept so long"),
+            look.age_s,
         )
         decided = self._decider.decide(request, look, now_s, frozenset(without))
         decided.record.stages_ns = (0, 0, time.perf_counter_ns() - began_ns)
@@ -225,7 +228,8 @@ class Chooser:
 
     def routed(self, request_id: str, pod: str | None = None, rank: int | None = None) -> bool:
         """A request that was chosen or ranked without being reserved goes to this worker, or to the one
-        chosen. From now on it counts there. False: none of this id waits for it."""
+        chosen. From now on it counts there; said again with another worker, it counts there instead.
+        False: none of this id waits for it, or for `pod`, is in flight."""
         return self._tracking.routed(request_id, pod, rank, self._clock_s())
 
     def adopt(
@@ -314,17 +318,18 @@ def _asked(ask: Ask, prompted: Prompted) -> Asked:
 def _in_order(decided: Decided) -> list[Worker]:
     """The candidates that may be tried: first the one that the policy took, then the cheapest, equals by
     lot."""
-    decision, workers = decided.verdict.decision, decided.case.candidates.candidates
-    costs = decision.costs
-    order = np.lexsort((np.random.random(len(costs)), costs)).tolist()
-    order.remove(decision.row)
-    is_open = (decision.states == 0) & np.isfinite(costs)
-    rows = [decision.row, *(row for row in order if is_open[row])]
-    return [(workers[row].pod, workers[row].rank) for row in rows]
+    decision, workers = decided.verdict.decision, decided.case.candidates.workers
+    costs = np.where(decision.states == _OPEN, decision.costs, np.inf)
+    costs[decision.row] = -np.inf
+    order = np.lexsort((np.random.random(len(costs)), costs))
+    return [workers[row] for row in order[: np.count_nonzero(costs < np.inf)].tolist()]
 
 
-def _unreserved(ask: Ask) -> Ask:
-    return msgspec.structs.replace(ask, reserve=False) if ask.reserve else ask
+def _unreserved(ask: Ask | None, asked: AskFields) -> Ask:
+    if ask is not None and not ask.reserve and not asked:
+        return ask
+    asked["reserve"] = False
+    return ask_of(ask, asked)
 
 
 def _overloaded(decided: Decided) -> OverloadedError:

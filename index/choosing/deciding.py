@@ -44,6 +44,7 @@ class Request(NamedTuple):
     matches: Matches
     reason: str
     """Why scores are not whole; empty: they are."""
+    view_age_s: float
 
 
 class Decided(NamedTuple):
@@ -84,7 +85,7 @@ class Decider:
                 reason = "no events have told the model's block size"
             elif not look.matches.is_whole:
                 reason = "a part of the index is missing or being filled"
-        return Request(ask, request_id, prompted.tokens, question, look.matches, reason)
+        return Request(ask, request_id, prompted.tokens, question, look.matches, reason, look.age_s)
 
     def decide(
         self, request: Request, look: Look, now_s: float, without: frozenset[str] = _NOBODY
@@ -187,6 +188,7 @@ class Decider:
             prompt_tokens=leg.prompt_tokens,
             output_tokens=leg.output_tokens,
             cached_tokens=leg.predicted_tokens or 0,
+            loaded_tokens=leg.loaded_tokens,
             now_s=now_s,
         )
 
@@ -204,6 +206,7 @@ class Decider:
         reason = "; ".join(why for why in (request.reason, verdict.reason) if why)
         tenant = tenant_of(ask.tenant, ask.cache_salt)
         record = Record(request.request_id, tenant, ask, case, verdict, reason, time.time())
+        record.view_age_s = request.view_age_s
         row = decision.row
         if row < 0:
             record.outcome = "overloaded"

@@ -27,7 +27,7 @@ class ChoosingStatistics(msgspec.Struct, frozen=True, kw_only=True):
     completed: int = 0
     failed: int = 0
     moved: int = 0
-    """Sent to another worker, where the first could not be reached."""
+    """Sent to another worker, where the first could not be reached or did not take them."""
     expired: int = 0
     """Nobody mentioned them for `reservation_s`."""
     unknown_requests: int = 0
@@ -43,6 +43,8 @@ class ChoosingStatistics(msgspec.Struct, frozen=True, kw_only=True):
     shadow: ShadowStatistics | None = None
     receipts: int = 0
     receipts_bytes: int = 0
+    receipts_dropped: int = 0
+    """For want of room (`receipts_max`, `receipts_bytes_max`); the oldest went."""
     candidate_sets_made: int = 0
     loads: dict[str, Any] = {}
     speculation: dict[str, int] = {}

@@ -30,6 +30,8 @@ class Look(NamedTuple):
     """[5] what a block counts by tier."""
     version: Hashable
     """Equal ones mean the same workers in the same states."""
+    age_s: float = 0.0
+    """Since what is known of the workers' states was last confirmed. 0: it is known at first hand."""
 
 
 class Looker(Protocol):

@@ -30,13 +30,14 @@ class ChoosingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     shadow_policy: str = ""
     """Another policy, evaluated on the same requests and only counted. Empty: none."""
     weights: CostWeights = CostWeights()
+    """What the terms of a cost weigh."""
     temperature: float = 0.0
     """Softmax over costs, as a share of their spread. 0: the cheapest worker."""
     tier_costs: dict[str, float] = msgspec.field(
         default_factory=lambda: {"cpu": 0.05, "disk": 0.2, "storage": 0.3}
     )
     """What a reused token costs that must be loaded back from this tier, as a share of one that is
-    computed, until rates have been measured."""
+    computed, until that has been measured of a worker."""
     session_bonus_tokens: float = 256.0
     """By how much a worker is preferred that has served the request's session before."""
     near_tokens: float = 512.0

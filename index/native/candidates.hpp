@@ -65,6 +65,9 @@ class Candidates {
   size_t mask_ = 0;
 };
 
+// Of a token loaded back from each tier, as a share of one that is computed; above 1 counts as 1.
+using TierCosts = std::array<double, kTierColumns>;
+
 enum class PolicyKind : uint8_t { weighted, longest_prefix, least_loaded, random, round_robin };
 
 // What a cost is made of; pricing.hpp has the formula.
@@ -74,7 +77,7 @@ struct Terms {
   double prefill = 1.0;   // of tokens that the worker must still prefill for others
   double decode = 0.02;   // of tokens in the caches of requests that it works on
   double temperature = 0.0;  // softmax over costs, as a share of their spread; 0: the cheapest
-  std::array<double, kTierColumns> tier_costs{};  // of a token loaded back from a tier, as a share of one computed
+  TierCosts tier_costs{};  // where nothing has been measured
   double session_bonus_tokens = 0.0;
   uint32_t hot_requests = 0;  // from which a worker's overlap counts less; 0: never
   double work_prefill = 1.0, work_decode = 0.02;  // the same two for limits, whatever the kind; settle() sets them

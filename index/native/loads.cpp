@@ -9,6 +9,15 @@ namespace {
 
 Sums sums_of(const Reservation& r) { return {r.is_prefilling ? r.prefill_tokens : 0, r.decode_tokens, 1}; }
 
+// Where it is not known what is loaded, all is taken for computed.
+PrefillWork work_of(const Reservation& r) {
+  PrefillWork work{.tokens = static_cast<double>(r.prefill_tokens), .computed = static_cast<double>(r.prefill_tokens), .loaded = {}, .is_sure = r.is_sure};
+  if (!r.is_sure) return work;
+  work.computed = static_cast<double>(r.computed_tokens);
+  for (uint32_t tier = 0; tier < kLoadTiers; ++tier) work.loaded[tier] = static_cast<double>(r.loaded_tokens[tier]);
+  return work;
+}
+
 }  // namespace
 
 uint32_t LoadBook::slot(std::string_view pod, uint32_t rank) {
@@ -88,9 +97,9 @@ bool LoadBook::enter(Reservation reservation, double now_s) {
   if (reservation.is_prefilling) {
     if (slot.prefilling.first == kNone) {
       slot.front_since_s = now_s;
-      slot.rate.begin(now_s);
+      slot.rates.begin(now_s);
     }
-    if (remote_.of(number).prefill > 0) slot.rate.spoil();
+    if (remote_.of(number).prefill > 0) slot.rates.spoil();
   }
   const Sums sums = sums_of(reservation);
   reservations_.add(std::move(reservation), sums.prefill > 0 ? slot.prefilling : slot.decoding);
@@ -135,10 +144,12 @@ void LoadBook::tell_prefilled(uint32_t node, double now_s) {
   ++counted_.prefilled;
   if (!r.is_prefilling) return;
   Slot& slot = slots_[r.slot];
-  if (remote_.of(r.slot).prefill > 0) slot.rate.spoil();
+  if (remote_.of(r.slot).prefill > 0) slot.rates.spoil();
   count(slot, r.slot, {r.prefill_tokens, 0, 0}, -1);
   leave_prefill(node, now_s);
-  slot.rate.done(static_cast<double>(r.prefill_tokens), now_s);
+  const WorkerRates::Taught taught = slot.rates.done(work_of(r), now_s);
+  counted_.learned_prefills += taught == WorkerRates::Taught::prefill;
+  counted_.learned_loads += taught == WorkerRates::Taught::loading;
 }
 
 bool LoadBook::produced(std::string_view request_id, int64_t tokens, double now_s) {
@@ -165,7 +176,7 @@ Ended LoadBook::end(uint32_t node, double now_s) {
   Slot& slot = slots_[number];
   count(slot, number, sums_of(reservations_[node]), -1);
   if (reservations_[node].is_prefilling) {
-    slot.rate.spoil();
+    slot.rates.spoil();
     leave_prefill(node, now_s);
   }
   Reservation r = reservations_.take(node, slot.decoding);

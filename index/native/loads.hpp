@@ -38,6 +38,7 @@
 #include "index/native/rates.hpp"
 #include "index/native/remote_loads.hpp"
 #include "index/native/reservations.hpp"
+#include "index/native/stretches.hpp"
 
 namespace kvatlas {
 
@@ -56,6 +57,7 @@ struct BookStatistics {
   uint64_t choices = 0, reserved = 0, saturated = 0;
   uint64_t unreserved_full = 0, unreserved_duplicates = 0;  // not reserved, because of the bound or the id
   uint64_t prefilled = 0, completed = 0, failed = 0, expired = 0, forgotten = 0;
+  uint64_t learned_prefills = 0, learned_loads = 0;  // stretches that taught a rate
   uint64_t unknown = 0;         // mentions of requests that are not there
   uint64_t refused_routers = 0; // beyond RemoteLoads::kRoutersMax
 };
@@ -80,6 +82,8 @@ class LoadBook {
   // As `choose` sees them. `matches` and `hints` of the request are left out.
   std::vector<PricedRow> look(const Candidates& candidates, double now_s) const;
   std::vector<double> accuracies(const Candidates& candidates) const;
+  // [n_candidates, kLoadTiers] tokens/s, measured; 0: not known, infinity: loading takes no time of its own.
+  std::vector<double> load_back_rates(const Candidates& candidates) const;
 
   // False: no room, the id is there already, or no such slot.
   bool reserve(Reservation reservation, double now_s);
@@ -106,7 +110,7 @@ class LoadBook {
     Sums own;
     Line prefilling, decoding;
     double front_since_s = 0;  // since when the first of `prefilling` is being prefilled
-    PrefillRate rate;
+    WorkerRates rates;
     Accuracy accuracy;
     Stay stay;
     uint64_t turn = 0;  // when round robin came here last
@@ -116,9 +120,10 @@ class LoadBook {
   const Slot* live(uint32_t slot) const;
   void read(const Candidates& candidates, double now_s, std::span<PricedRow> rows) const;
   double drained(const Slot& slot, const PricedRow& row, double told_seconds_per_token, double now_s) const;
-  void discount_all(const Candidates& candidates, const Request& request, std::span<PricedRow> rows) const;
-  bool set_costs(const Candidates& candidates, const Terms& terms, const Request& request, std::span<const double> costs,
-                 std::span<PricedRow> rows) const;
+  void give_credits(const Candidates& candidates, const Terms& terms, const Request& request, std::span<PricedRow> rows) const;
+  static TierCosts tier_costs(const Terms& terms, const WorkerRates& rates, const PricedRow& row, double now_s);
+  void set_costs(const Candidates& candidates, const Terms& terms, const Request& request, std::span<const double> costs,
+                 bool in_seconds, std::span<PricedRow> rows) const;
   void saturate(const Candidates& candidates, const Terms& terms, std::span<PricedRow> rows) const;
   void price_turns(const Candidates& candidates, std::span<PricedRow> rows) const;
   double retry_after_s(const Candidates& candidates, const Terms& terms, std::span<const PricedRow> rows) const;

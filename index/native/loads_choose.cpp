@@ -9,6 +9,17 @@
 namespace kvatlas {
 namespace {
 
+// What the chosen worker has to compute and to load of a request, where the match can be relied on.
+void set_work(const Request& request, const PricedRow& row, double discount, Reservation& reservation) {
+  reservation.computed_tokens = std::llround(static_cast<double>(request.prompt_tokens) - row.index_tokens);
+  reservation.is_sure = discount == 1 && reservation.is_by_index;
+  if (row.match == kNoRow) return;
+  const uint32_t* blocks = &request.matches.tier_blocks[row.match * size_t{kTierColumns}];
+  for (uint32_t tier = 0; tier < kLoadTiers; ++tier)
+    reservation.loaded_tokens[tier] = int64_t{blocks[kFirstLoadTier + tier]} * request.matches.block_size_tokens;
+  reservation.is_sure &= blocks[kTierColumns - 1] == 0;  // wherever those are
+}
+
 void expect_costs(std::span<const double> costs, size_t n) {
   if (costs.size() != n) throw Error(ErrorKind::input, "costs: expected " + std::to_string(n) + " rows, got " + std::to_string(costs.size()));
   for (size_t row = 0; row < n; ++row)
@@ -22,14 +33,15 @@ Decision LoadBook::choose(const Candidates& candidates, const Terms& terms, cons
   if (costs.data() != nullptr) expect_costs(costs, candidates.size());
   thread_local std::vector<PricedRow> rows;  // no allocation per choice
   rows.assign(candidates.size(), {});
-  claim(candidates, terms, request, rows);
+  claim(candidates, request, rows);
   Decision decision;
   {
     std::lock_guard guard(mutex_);
     read(candidates, request.now_s, rows);
-    discount_all(candidates, request, rows);
+    decision.in_seconds = costs.data() == nullptr && terms.kind != PolicyKind::round_robin && settle_rates(candidates, rows);
+    give_credits(candidates, terms, request, rows);
     saturate(candidates, terms, rows);
-    decision.in_seconds = set_costs(candidates, terms, request, costs, rows);
+    set_costs(candidates, terms, request, costs, decision.in_seconds, rows);
     decision.row = choose_row(terms, rows, request.seed);
     ++counted_.choices;
     if (decision.row == kNoRow) {
@@ -43,30 +55,42 @@ Decision LoadBook::choose(const Candidates& candidates, const Terms& terms, cons
   return decision;
 }
 
-void LoadBook::discount_all(const Candidates& candidates, const Request& request, std::span<PricedRow> rows) const {
+// Where loading has been measured that counts, as a share of the time that computing takes there.
+TierCosts LoadBook::tier_costs(const Terms& terms, const WorkerRates& rates, const PricedRow& row, double now_s) {
+  TierCosts costs = terms.tier_costs;
+  const double computing = row.seconds_per_token > 0 ? row.seconds_per_token : row.measured_seconds_per_token;
+  for (uint32_t tier = 0; tier < kLoadTiers; ++tier) {
+    const LoadBackRate& known = rates.load_back(tier);
+    if (!known.is_known()) continue;
+    double& cost = costs[kFirstLoadTier + tier];
+    const double weight = known.weight(now_s), measured = std::min(known.seconds_per_token() / computing, 1.0);
+    cost = weight * measured + (1 - weight) * std::min(cost, 1.0);
+  }
+  return costs;
+}
+
+void LoadBook::give_credits(const Candidates& candidates, const Terms& terms, const Request& request, std::span<PricedRow> rows) const {
   const double most = hint_most(request);
   for (size_t i = 0; i < rows.size(); ++i) {
     if (rows[i].state == RowState::gone) continue;
     const float share = candidates[i].discount;
     const double hint = request.hints.empty() ? 0 : std::min<double>(request.hints[i], most);
-    discount(rows[i], hint, share < 0 ? slots_[candidates[i].slot].accuracy.share() : share);
+    const Slot& slot = slots_[candidates[i].slot];
+    const bool is_measured = slot.rates.knows_load_back() && rows[i].match != kNoRow;
+    give_credit(request, is_measured ? tier_costs(terms, slot.rates, rows[i], request.now_s) : terms.tier_costs, hint,
+                share < 0 ? slot.accuracy.share() : share, rows[i]);
   }
 }
 
-// Whether they are seconds.
-bool LoadBook::set_costs(const Candidates& candidates, const Terms& terms, const Request& request, std::span<const double> costs,
-                         std::span<PricedRow> rows) const {
+void LoadBook::set_costs(const Candidates& candidates, const Terms& terms, const Request& request, std::span<const double> costs,
+                         bool in_seconds, std::span<PricedRow> rows) const {
   if (costs.data() != nullptr) {
     for (size_t i = 0; i < rows.size(); ++i) rows[i].cost = costs[i];
-    return false;
-  }
-  if (terms.kind == PolicyKind::round_robin) {
+  } else if (terms.kind == PolicyKind::round_robin) {
     price_turns(candidates, rows);
-    return false;
+  } else {
+    price(candidates, terms, request, in_seconds, rows);
   }
-  const bool in_seconds = settle_rates(candidates, rows);
-  price(candidates, terms, request, in_seconds, rows);
-  return in_seconds;
 }
 
 void LoadBook::take(const Candidates& candidates, const Terms& terms, const Request& request, const PricedRow& row,
@@ -89,6 +113,7 @@ void LoadBook::take(const Candidates& candidates, const Terms& terms, const Requ
   reservation.is_by_index = decision.cached_tokens == decision.index_tokens;
   reservation.cached_tokens = decision.cached_tokens;
   reservation.output_tokens = output;
+  set_work(request, row, candidates[decision.row].discount, reservation);
   decision.is_reserved = enter(std::move(reservation), request.now_s);
 }
 
@@ -101,8 +126,8 @@ void LoadBook::read(const Candidates& candidates, double now_s, std::span<Priced
       continue;
     }
     const Sums& others = remote_.of(candidates[i].slot);
-    row.measured_seconds_per_token = slot->rate.seconds_per_token();
-    row.measured_weight = static_cast<float>(slot->rate.weight(now_s));
+    row.measured_seconds_per_token = slot->rates.prefill().seconds_per_token();
+    row.measured_weight = static_cast<float>(slot->rates.prefill().weight(now_s));
     row.prefill = static_cast<double>(slot->own.prefill + others.prefill) - drained(*slot, row, candidates[i].seconds_per_token, now_s);
     row.decode = static_cast<double>(slot->own.decode + others.decode);
     row.requests = static_cast<uint32_t>(slot->own.requests + others.requests);
@@ -164,6 +189,19 @@ std::vector<double> LoadBook::accuracies(const Candidates& candidates) const {
   for (size_t i = 0; i < shares.size(); ++i)
     if (const Slot* slot = live(candidates[i].slot)) shares[i] = slot->accuracy.share();
   return shares;
+}
+
+std::vector<double> LoadBook::load_back_rates(const Candidates& candidates) const {
+  std::vector<double> rates(candidates.size() * kLoadTiers, 0);
+  std::lock_guard guard(mutex_);
+  for (size_t i = 0; i < rates.size(); ++i) {
+    const Slot* slot = live(candidates[i / kLoadTiers].slot);
+    const LoadBackRate* known = slot != nullptr ? &slot->rates.load_back(i % kLoadTiers) : nullptr;
+    if (known == nullptr || !known->is_known()) continue;
+    const double seconds = known->seconds_per_token();
+    rates[i] = seconds > 0 ? 1 / seconds : std::numeric_limits<double>::infinity();
+  }
+  return rates;
 }
 
 }  // namespace kvatlas

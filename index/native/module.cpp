@@ -76,6 +76,8 @@ Keyspace fold64(nb::bytes secrets, uint32_t block_size) {
   return Keyspace(words, block_size);
 }
 
+constexpr size_t kTokensLocked = 32768;  // ten microseconds of fold64
+
 nb::object keys(const Keyspace& keyspace, nb::handle token_ids, nb::handle lora, nb::handle cache_salt,
                 nb::handle features, nb::handle parent) {
   const TokenSpan tokens(token_ids);
@@ -91,7 +93,9 @@ nb::object keys(const Keyspace& keyspace, nb::handle token_ids, nb::handle lora,
   const size_t n_blocks = tokens.size() / keyspace.block_size();
   const NewArray out = new_array(Dtype::uint64, n_blocks);
   {
-    nb::gil_scoped_release unlocked;
+    // Whoever lets go of the GIL may wait for it longer than a short prompt takes.
+    std::optional<nb::gil_scoped_release> unlocked;
+    if (tokens.size() > kTokensLocked || keyspace.algorithm() != Keyspace::Algorithm::fold64) unlocked.emplace();
     keyspace.chain(before, tokens.data(), n_blocks, items, salt, has_salt, static_cast<uint64_t*>(out.data));
   }
   return out.array;

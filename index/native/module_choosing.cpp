@@ -9,6 +9,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -125,8 +126,15 @@ Decision pick(LoadBook& book, const Candidates& candidates, nb::handle costs, nb
 
 // Columns of what workers have to do, as numpy arrays.
 struct Loads {
-  nb::object prefill_tokens, decode_tokens, requests, prefill_rate, accuracy;
+  nb::object prefill_tokens, decode_tokens, requests, prefill_rate, load_back_rates, accuracy;
 };
+
+nb::object load_back_rates(const LoadBook& book, const Candidates& candidates) {
+  const std::vector<double> rates = book.load_back_rates(candidates);
+  const NewArray out = new_array(Dtype::float64, candidates.size(), kLoadTiers);
+  std::copy(rates.begin(), rates.end(), static_cast<double*>(out.data));
+  return out.array;
+}
 
 // Without a time: what of a prefill at the front has been done is not known.
 Loads snapshot(const LoadBook& book, const Candidates& candidates, nb::handle now_s) {
@@ -137,11 +145,12 @@ Loads snapshot(const LoadBook& book, const Candidates& candidates, nb::handle no
           column<double>(Dtype::float64, first, rows.size(), [](const PricedRow& row) { return row.decode; }),
           column<uint32_t>(Dtype::uint32, first, rows.size(), [](const PricedRow& row) { return row.requests; }),
           column<double>(Dtype::float64, first, rows.size(), [](const PricedRow& row) { return row.measured_weight > 0 ? 1 / row.measured_seconds_per_token : 0; }),
+          load_back_rates(book, candidates),
           column<double>(Dtype::float64, shares.data(), shares.size(), [](double share) { return share; })};
 }
 
 bool reserve(LoadBook& book, nb::handle slot, nb::handle request_id, nb::handle prefill_tokens, nb::handle prompt_tokens,
-             nb::handle output_tokens, nb::handle cached_tokens, nb::handle now_s) {
+             nb::handle output_tokens, nb::handle cached_tokens, nb::handle loaded_tokens, nb::handle now_s) {
   Reservation r;
   r.request_id = id_of(request_id);
   r.slot = static_cast<uint32_t>(count_of(slot, "slot", kRequestTokensMax));
@@ -150,6 +159,12 @@ bool reserve(LoadBook& book, nb::handle slot, nb::handle request_id, nb::handle 
   r.output_tokens = count_of(output_tokens, "output_tokens", kRequestTokensMax);
   r.cached_tokens = count_of(cached_tokens, "cached_tokens", kRequestTokensMax);
   r.decode_tokens = r.prompt_tokens + r.output_tokens;
+  if (!loaded_tokens.is_none()) {
+    if (nb::len(loaded_tokens) != kLoadTiers) throw Error(ErrorKind::input, "loaded_tokens: expected 3, got " + std::to_string(nb::len(loaded_tokens)));
+    for (uint32_t tier = 0; tier < kLoadTiers; ++tier) r.loaded_tokens[tier] = count_of(loaded_tokens[tier], "loaded_tokens", kRequestTokensMax);
+    r.computed_tokens = std::max<int64_t>(r.prompt_tokens - r.cached_tokens, 0);
+    r.is_sure = true;
+  }
   return book.reserve(std::move(r), seconds_of(now_s, "now_s"));
 }
 
@@ -202,6 +217,8 @@ nb::dict statistics(const LoadBook& book) {
   out["failed"] = s.failed;
   out["expired"] = s.expired;
   out["forgotten"] = s.forgotten;
+  out["learned_prefills"] = s.learned_prefills;
+  out["learned_loads"] = s.learned_loads;
   out["unknown"] = s.unknown;
   out["refused_routers"] = s.refused_routers;
   return out;
@@ -240,6 +257,7 @@ void bind_decisions(nb::module_& m) {
       .def_ro("decode_tokens", &Loads::decode_tokens)
       .def_ro("requests", &Loads::requests)
       .def_ro("prefill_rate", &Loads::prefill_rate)
+      .def_ro("load_back_rates", &Loads::load_back_rates)
       .def_ro("accuracy", &Loads::accuracy);
 }
 
@@ -270,7 +288,7 @@ void bind_choosing(nb::module_& m) {
            nb::arg("hints").none() = nb::none(), nb::arg("bonus_row") = -1, nb::arg("reserve") = true, nb::arg("seed") = 0, nb::arg("terms") = Terms{})
       .def("snapshot", &snapshot, nb::arg("candidates"), nb::arg("now_s").none() = nb::none())
       .def("reserve", &reserve, nb::arg("slot"), kw, nb::arg("request_id"), nb::arg("prefill_tokens"), nb::arg("prompt_tokens"),
-           nb::arg("output_tokens"), nb::arg("cached_tokens") = 0, nb::arg("now_s"))
+           nb::arg("output_tokens"), nb::arg("cached_tokens") = 0, nb::arg("loaded_tokens").none() = nb::none(), nb::arg("now_s"))
       .def("prefill_done", [](LoadBook& book, nb::handle id, nb::handle now_s) { return book.prefill_done(id_of(id), seconds_of(now_s, "now_s")); }, nb::arg("request_id"), nb::arg("now_s"))
       .def("produced", [](LoadBook& book, nb::handle id, nb::handle tokens, nb::handle now_s) { return book.produced(id_of(id), count_of(tokens, "tokens", kRequestTokensMax), seconds_of(now_s, "now_s")); },
            nb::arg("request_id"), nb::arg("tokens"), nb::arg("now_s"))

@@ -86,7 +86,7 @@ void even_out(std::span<PricedRow> rows) {
 
 }  // namespace
 
-void claim(const Candidates& candidates, const Terms& terms, const Request& request, std::span<PricedRow> rows) {
+void claim(const Candidates& candidates, const Request& request, std::span<PricedRow> rows) {
   const MatchRows& m = request.matches;
   expect_fit(m);
   if (!request.hints.empty() && request.hints.size() != candidates.size())
@@ -95,19 +95,16 @@ void claim(const Candidates& candidates, const Terms& terms, const Request& requ
     if (!(hint >= 0 && hint <= 1e12f)) throw Error(ErrorKind::input, "hints: expected 0 to 1e12 tokens, got " + std::to_string(hint));
   const auto prompt = static_cast<double>(request.prompt_tokens);
   const double block = m.block_size_tokens;
-  for (size_t i = 0; i < m.workers.size(); ++i) {
+  for (uint32_t i = 0; i < m.workers.size(); ++i) {
     const uint32_t at = candidates.row_of(m.workers[i]);
     if (at == kNoRow || candidates[at].discount == 0) continue;
-    double worth = 0;
-    for (uint32_t tier = 0; tier < kTierColumns; ++tier)
-      worth += m.tier_blocks[i * kTierColumns + tier] * block * (1 - std::min(terms.tier_costs[tier], 1.0));
+    rows[at].match = i;
     rows[at].index_tokens = std::min(m.blocks[i] * block, prompt);
-    rows[at].credit = std::min(worth, prompt);
   }
   for (uint32_t partial : m.partial_rows)
     if (const uint32_t at = candidates.row_of(m.workers[partial]); at != kNoRow) {
+      rows[at].is_partial = true;
       rows[at].index_tokens = std::max(rows[at].index_tokens - 1, 0.0);
-      rows[at].credit = std::max(rows[at].credit - 1, 0.0);
     }
 }
 
@@ -116,9 +113,16 @@ double hint_most(const Request& request) {
   return request.prompt_tokens == 0 ? 0 : static_cast<double>((request.prompt_tokens - 1) / block * block);
 }
 
-void discount(PricedRow& row, double hint, double share) {
+void give_credit(const Request& request, const TierCosts& tier_costs, double hint, double share, PricedRow& row) {
   row.cached_tokens = std::max(row.index_tokens, hint);
-  row.credit = std::max(row.credit * share, hint);
+  row.credit = hint;
+  if (row.match == kNoRow) return;
+  const uint32_t* blocks = &request.matches.tier_blocks[row.match * size_t{kTierColumns}];
+  double worth = 0;
+  for (uint32_t tier = 0; tier < kTierColumns; ++tier) worth += blocks[tier] * (1 - std::min(tier_costs[tier], 1.0));
+  worth = std::min(worth * request.matches.block_size_tokens, static_cast<double>(request.prompt_tokens));
+  if (row.is_partial) worth = std::max(worth - 1, 0.0);
+  row.credit = std::max(worth * share, hint);
 }
 
 bool settle_rates(const Candidates& candidates, std::span<PricedRow> rows) {

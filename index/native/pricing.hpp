@@ -5,8 +5,10 @@
 //   cost    = overlap x own + others + offset - bonus            in tokens to prefill
 //   cost    x seconds per token of that worker                   in seconds, where rates are known
 //
-// credit. A reused token is worth 1, less what loading it back from its tier costs; all of it times
-// how far the worker's truth goes: 1 where it is sound, the measured accuracy where it may not be.
+// credit. A reused token is worth 1, less what loading it back from its tier costs: by the terms, or where
+// that was measured the seconds that it takes there as a share of those for computing it (half way back to
+// the terms in a minute without anything new), at most 1. All of it times how far the worker's truth goes:
+// 1 where it is sound, the measured accuracy where it may not be.
 // What the worker was sent a moment ago (hints) counts in full, but for the last block of a whole prompt,
 // which engines compute again: it holds it or computes it, and then it stands in P. So siblings of a cold burst go one to each worker before any gets a second, and
 // warm siblings leave the worker that holds their prefix when its queue costs more than a prefill.
@@ -66,6 +68,8 @@ struct Request {
 enum class RowState : uint8_t { open, saturated, gone };
 
 struct PricedRow {
+  uint32_t match = kNoRow;   // row of the match; kNoRow: the index has nothing, or cannot be relied on
+  bool is_partial = false;
   double index_tokens = 0;   // that the index says are there
   double cached_tokens = 0;  // the same, or those of hints where they are more
   double credit = 0;         // tokens
@@ -78,15 +82,15 @@ struct PricedRow {
   RowState state = RowState::open;
 };
 
-// Fills index_tokens, cached_tokens and credit, as far as matches and tiers say. Rows are new ones.
+// Fills match, is_partial and index_tokens. Rows are new ones.
 // Throws Error{input} where arrays do not fit each other or a hint is not a number of tokens.
-void claim(const Candidates& candidates, const Terms& terms, const Request& request, std::span<PricedRow> rows);
+void claim(const Candidates& candidates, const Request& request, std::span<PricedRow> rows);
 
 // The most that a hint can say of a request, in tokens.
 double hint_most(const Request& request);
 
-// The credit that counts, of a row as `claim` left it: discounted, or what the hint says.
-void discount(PricedRow& row, double hint, double share);
+// Fills cached_tokens and credit of a row as `claim` left it. `share`: how far its truth goes.
+void give_credit(const Request& request, const TierCosts& tier_costs, double hint, double share, PricedRow& row);
 
 // Workers are of one kind whose times a token differ by this factor at most.
 inline constexpr double kAlikeRates = 1.25;

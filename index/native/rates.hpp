@@ -1,14 +1,9 @@
-// What is learned of one worker: how fast it prefills, how far predictions for it come true, how long
-// its requests take.
+// What is learned of one worker, once something has been measured (stretches.hpp): how fast it prefills and
+// loads back, how far predictions for it come true, how long its requests take.
 //
-// Prefill rate. An engine prefills one request after the other, and several in one step, so the time of
-// a single request says little. What is measured is a busy stretch: from the moment when the first
-// reservation came to be prefilled, or from the end of the stretch before, to a `prefill_done` by which
-// at least kStretchTokens were computed. A stretch is thrown away where another router had work there
-// too, or a request went without saying that its prefill was done. The first one of a worker is thrown
-// away as well (engines compile and capture on their first requests), kStretchesMin must have been
-// seen, and one moves the rate by a factor of kStretchFactor at most. The rate is tokens over seconds,
-// both sums in which older stretches fade: so long stretches weigh more than short ones.
+// A rate is tokens over seconds, both sums in which older stretches fade: so long stretches weigh more
+// than short ones. kStretchesMin must have been seen, and one moves the rate by a factor of kStretchFactor
+// at most. The first one of prefill is thrown away: engines compile and capture on their first requests.
 //
 // Thread safety: none; the book's lock.
 #pragma once
@@ -18,40 +13,23 @@
 
 namespace kvatlas {
 
+// Of a rate that was learned so long ago, how much counts beside what would be assumed without: 1 when new.
+inline double trust_of(double learned_s, double now_s) {
+  constexpr double kHalf_s = 60;
+  return kHalf_s / (kHalf_s + std::max(now_s - learned_s, 0.0));
+}
+
 class PrefillRate {
  public:
-  static constexpr double kStretchTokens = 1024;
   static constexpr uint32_t kStretchesMin = 3;
   static constexpr double kStretchFactor = 4;
   static constexpr double kFade = 0.8;
-  static constexpr double kTrustHalf_s = 60;  // after which a measured rate counts half
 
-  // The first reservation that is to be prefilled, after none was.
-  void begin(double now_s) {
-    since_s_ = now_s;
-    tokens_ = 0;
-    is_spoiled_ = false;
-  }
-  void spoil() { is_spoiled_ = true; }
-
-  // A reservation of so many tokens has been prefilled.
-  void done(double tokens, double now_s) {
-    tokens_ += tokens;
-    if (tokens_ < kStretchTokens) return;
-    if (!is_spoiled_ && now_s > since_s_) learn(tokens_, now_s - since_s_, now_s);
-    if (!is_spoiled_ && now_s == since_s_ && n_ > 1) tokens_sum_ += tokens_;  // in one step with the stretch before
-    begin(now_s);
-  }
-
+  bool is_known() const { return n_ > kStretchesMin; }
   // 0: not known.
-  double seconds_per_token() const { return n_ > kStretchesMin ? seconds_sum_ / tokens_sum_ : 0; }
-  // How much of it counts beside what would be assumed without: 1 when new.
-  double weight(double now_s) const {
-    if (n_ <= kStretchesMin) return 0;
-    return kTrustHalf_s / (kTrustHalf_s + std::max(now_s - learned_s_, 0.0));
-  }
+  double seconds_per_token() const { return is_known() ? seconds_sum_ / tokens_sum_ : 0; }
+  double weight(double now_s) const { return is_known() ? trust_of(learned_s_, now_s) : 0; }
 
- private:
   void learn(double tokens, double seconds, double now_s) {
     learned_s_ = now_s;
     if (n_ == 0) {
@@ -64,11 +42,42 @@ class PrefillRate {
     seconds_sum_ = seconds_sum_ * kFade + seconds;
     n_ = std::min(n_ + 1, kStretchesMin + 1);
   }
+  // So many tokens more were done in the time of the stretch learned last.
+  void add(double tokens) {
+    if (n_ > 1) tokens_sum_ += tokens;
+  }
+  // What was measured fits in with it.
+  void confirm(double now_s) { learned_s_ = now_s; }
 
-  double since_s_ = 0, tokens_ = 0;
+ private:
   double tokens_sum_ = 0, seconds_sum_ = 0, learned_s_ = 0;
   uint32_t n_ = 0;  // stretches, the first one too, up to one more than are needed
-  bool is_spoiled_ = false;
+};
+
+// Of one tier. Loading may take no time beside computing: then the rate is 0 seconds per token, and known.
+class LoadBackRate {
+ public:
+  static constexpr uint32_t kStretchesMin = 3;
+  static constexpr double kLeastShare = 1.0 / 16;  // of a prefill's time, up to which a rate moves freely
+
+  bool is_known() const { return n_ >= kStretchesMin; }
+  double seconds_per_token() const { return is_known() ? seconds_sum_ / tokens_sum_ : 0; }
+  double weight(double now_s) const { return is_known() ? trust_of(learned_s_, now_s) : 0; }
+
+  // `seconds`: what was left of a stretch, below 0 where it was less than computing alone should take.
+  void learn(double tokens, double seconds, double prefill_seconds_per_token, double now_s) {
+    const double known = std::max(seconds_per_token(), kLeastShare * prefill_seconds_per_token);
+    if (is_known()) seconds = std::min(seconds, tokens * known * PrefillRate::kStretchFactor);
+    tokens_sum_ = tokens_sum_ * PrefillRate::kFade + tokens;
+    // The sum is kept at 0 or more, not each stretch: what one has too much another may have too little.
+    seconds_sum_ = std::max(seconds_sum_ * PrefillRate::kFade + seconds, 0.0);
+    learned_s_ = now_s;
+    n_ = std::min(n_ + 1, kStretchesMin);
+  }
+
+ private:
+  double tokens_sum_ = 0, seconds_sum_ = 0, learned_s_ = 0;
+  uint32_t n_ = 0;
 };
 
 // Share of the tokens that the index predicted, and no hint did, that were found: an average in which

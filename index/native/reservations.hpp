@@ -8,12 +8,15 @@
 // Thread safety: none; the book's lock. Every operation takes constant time.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
+
+#include "index/native/stretches.hpp"
 
 namespace kvatlas {
 
@@ -25,7 +28,10 @@ struct Reservation {
   bool is_prefilling = false;
   bool counts_decode = true;
   bool is_by_index = true;       // cached_tokens is what the index says, and no hint
-  int64_t prefill_tokens = 0;    // that were to be prefilled when it was chosen
+  int64_t prefill_tokens = 0;    // that were to be prefilled when it was chosen, loaded ones as shares of one
+  int64_t computed_tokens = 0;   // of them without those loaded
+  std::array<int64_t, kLoadTiers> loaded_tokens{};
+  bool is_sure = false;          // computed and loaded can be relied on
   int64_t decode_tokens = 0;     // that it counts as held now
   int64_t prompt_tokens = 0, cached_tokens = 0;
   int64_t output_tokens = 0;     // expected, or produced where that is more

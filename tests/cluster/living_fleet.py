@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -157,22 +156,6 @@ def fleet_of(
         yield fleet
     finally:
         fleet.close()
-
-
-@contextmanager
-def local_ray(num_cpus: int = 8) -> Iterator[None]:
-    """A Ray of its own, on this machine, for as long as it lasts."""
-    ray.init(
-        address="local",  # never one that runs already
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def answers(client: Client) -> bool:

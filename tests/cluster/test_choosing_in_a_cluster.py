@@ -24,9 +24,14 @@ from kvatlas.index.choosing.serving import Serving
 from kvatlas.index.choosing.settings import ChoosingConfig
 from kvatlas.index.errors import InputError, NoWorkerError
 from kvatlas.ingest.discovery.entries import PodEntry
-from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray, process_of, wait_until
+from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, process_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 PODS = ("pod0", "pod1", "pod2")
 
@@ -64,7 +69,7 @@ def client(fleet: Fleet) -> Iterator[Client]:
         scorers=ScorersConfig(count=1),
         choosing=ChoosingConfig(speculative_s=0.0, receipts_max=77),
     )
-    with local_ray(), launch.start(config) as client:
+    with launch.start(config) as client:
         fleet.wait_agreed(client)
         yield client
         launch.down(config.name)

@@ -27,6 +27,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert (result.exit_code, result.stdout) == (0, f"kvatlas {version('kvatlas')}\n")
 
 
+@pytest.mark.slow
 def test_the_demo_runs_both_ways_and_saves_its_chart(tmp_path: Path) -> None:
     chart = tmp_path / "result.svg"
     result = kvatlas("demo", "--embedded", "--quick", "--pods", "3", "--chart", str(chart))
@@ -35,6 +36,7 @@ def test_the_demo_runs_both_ways_and_saves_its_chart(tmp_path: Path) -> None:
     assert ElementTree.parse(chart).getroot().tag.endswith("svg")
 
 
+@pytest.mark.slow
 def test_json_alone_goes_to_standard_output(tmp_path: Path) -> None:
     result = kvatlas(
         "demo", "--embedded", "--quick", "--pods", "2", "--chart", str(tmp_path / "c.svg"), "--json"
@@ -68,6 +70,7 @@ def serving() -> Iterator[Callable[[SimulatedServer], str]]:
         server.close()
 
 
+@pytest.mark.slow
 def test_a_real_server_is_followed_and_a_prompt_scored(
     tmp_path: Path, serving: Callable[[SimulatedServer], str]
 ) -> None:
@@ -82,6 +85,7 @@ def test_a_real_server_is_followed_and_a_prompt_scored(
     assert summary["events"] == 1
 
 
+@pytest.mark.slow
 def test_token_ids_can_stand_on_the_command_line(serving: Callable[[SimulatedServer], str]) -> None:
     endpoint = serving(SimulatedServer("pod-a", "some/model"))
     ids = ",".join(str(token_id) for token_id in PROMPT[:40])

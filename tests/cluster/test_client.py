@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import threading
@@ -26,18 +25,14 @@ from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.index.errors import ClusterError, InputError
 from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, process_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 ASKING = msgspec.structs.replace(ReaderSettings(), attaches=False, fetch_s_max=10.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    ray.init(
-        address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    )
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

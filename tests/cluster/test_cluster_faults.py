@@ -15,9 +15,14 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ScorersConfig, ShardsConfig, SubscribersConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from tests.cluster.asker import Asker
-from tests.cluster.living_fleet import Fleet, fleet_of, local_ray, process_of, wait_until
+from tests.cluster.living_fleet import Fleet, fleet_of, process_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 UP_S = 60.0
 """Time for a process to be up again on a busy machine; not what is measured here."""
@@ -26,12 +31,6 @@ HEAL_S = 30.0
 takes is measured by `make chaos` and benchmarks/bench_cluster_recovery.py."""
 HUNG_S = 10.0
 """Longer than any answer takes."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 @pytest.fixture(scope="module")

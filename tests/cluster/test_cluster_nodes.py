@@ -27,7 +27,7 @@ UP_S = 90.0
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Cluster]:
+def nodes(no_ray: None) -> Iterator[Cluster]:
     """Two nodes, this process on the first; the last of these tests may lose the other."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     cluster.add_node(num_cpus=4, resources={"second": 1})

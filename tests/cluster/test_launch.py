@@ -20,15 +20,14 @@ from kvatlas.cluster.config.actors_config import ScorersConfig, ShardsConfig, Su
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.index.errors import ClusterError, ConfigError, DecodeError, InputError
 from kvatlas.ingest.discovery.config import DiscoveryLimits
-from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray, wait_until
+from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with local_ray():
-        yield
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 
 @pytest.fixture(scope="module")

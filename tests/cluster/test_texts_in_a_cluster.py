@@ -16,7 +16,7 @@ from kvatlas.index.errors import InputError, TemplateError, TokenizerError
 from kvatlas.tokenize.chat.chat import Chat
 from kvatlas.tokenize.config import TokenizeConfig
 from kvatlas.tokenize.tokenizers import Tokenizers
-from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray, wait_until
+from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, wait_until
 from tests.cluster.pool_rig import (
     CHATS,
     WORDS,
@@ -27,13 +27,12 @@ from tests.cluster.pool_rig import (
     up,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with local_ray():
-        yield
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 
 @pytest.fixture(scope="module")

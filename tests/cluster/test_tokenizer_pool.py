@@ -19,7 +19,7 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import Resources, TokenizersConfig
 from kvatlas.index.errors import ClusterError, InputError, OverloadedError
 from kvatlas.tokenize.config import TokenizeConfig
-from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray, process_of, wait_until
+from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, process_of, wait_until
 from tests.cluster.pool_rig import (
     CHATS,
     actor,
@@ -29,13 +29,12 @@ from tests.cluster.pool_rig import (
     up,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with local_ray():
-        yield
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from kvatlas.cluster.serve.llm import reports, seams
 from kvatlas.cluster.serve.llm.routed_request import BATCH_IDS
 from kvatlas.cluster.serve.llm.tokenizing import RayTokenizing
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray and vLLM warn of themselves
+# Ray and vLLM warn of themselves; a Ray and a Serve are started.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
 
 ROUTER = "kvatlas.cluster.serve.llm.router.KvatlasRouter"
 CHAT = [{"role": "user", "content": "which server holds this prompt"}]

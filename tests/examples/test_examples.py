@@ -55,8 +55,14 @@ ON_RAY = {
 }
 
 
-def test_every_example_is_run_here() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAID, *ON_RAY}
+BESIDE_VLLM = {"serve_llm.py": "e2e_serve/test_example.py"}
+"""Needs a real engine: run by the test that stands there."""
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAID, *ON_RAY, *BESIDE_VLLM}
+    for name, test in BESIDE_VLLM.items():
+        assert name in (EXAMPLES.parent / "tests" / test).read_text(encoding="utf-8")
 
 
 def run(name: str, timeout_s: float, *options: str) -> subprocess.CompletedProcess[str]:
@@ -77,6 +83,7 @@ def check(printed: str, said: tuple[str, ...]) -> None:
         assert line in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SAID))
 def test_an_example_says_what_it_promises(name: str) -> None:
     finished = run(name, 60, "-W", "error")

@@ -54,6 +54,7 @@ def names(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_what_the_dead_left_goes_and_what_lives_stays(folder: Path) -> None:
     live = Table(path=str(folder / "fleet-live"))
     live.apply(Record(ADD, 1, 1, (7,)).packed())

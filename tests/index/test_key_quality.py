@@ -113,6 +113,7 @@ def single_blocks() -> Iterator[U32]:
         yield np.concatenate([pair, np.full(14, 7, np.uint32)])
 
 
+@pytest.mark.slow
 def test_structured_input_gives_two_million_keys_without_a_collision() -> None:
     keys = [*structured_chains()]
     blocks = {block.tobytes() for block in single_blocks()}

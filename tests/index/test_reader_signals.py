@@ -89,6 +89,7 @@ def test_whole_is_what_the_writer_says_and_starts_as_no(path: str) -> None:
     private.close()
 
 
+@pytest.mark.slow
 def test_a_reader_of_a_paused_writer_is_told_and_goes_on_when_it_wakes(path: str, writer: int) -> None:
     reader = TableReader(path, age_ms_max=2_000)
     assert reader.lookup(KEY) == [[(1, 1)]]
@@ -116,6 +117,7 @@ def test_a_reader_outlives_a_killed_writer_and_is_told(path: str, writer: int) -
     assert not reader.whole
 
 
+@pytest.mark.slow
 def test_a_writer_that_stops_in_the_middle_of_a_replacement_is_not_waited_for_for_ever(path: str) -> None:
     """As a paused one: the generation's `flips` stays odd."""
     table = Table(path=path)

@@ -137,6 +137,7 @@ def test_a_content_says_whether_its_lane_is_closed() -> None:
     table.close()
 
 
+@pytest.mark.slow
 def test_of_more_lanes_than_there_is_place_for_some_lose_their_content_and_that_is_counted() -> None:
     """65 535 places: of 40 000 lanes replaced at once some find none. They are empty, not wrong."""
     table, lanes = Table(budget_bytes=1 << 27), list(range(40_000))
@@ -199,6 +200,7 @@ class Readers:
             thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attached", [False, True])
 def test_a_match_sees_the_old_content_of_all_lanes_or_the_new_one(tmp_path: Path, attached: bool) -> None:
     """Many lanes hold one chain or the other, always the same of the two."""
@@ -325,6 +327,7 @@ def test_a_table_that_is_closed_while_it_loads_says_so() -> None:
     pytest.fail("no table was ever closed while it loaded")
 
 
+@pytest.mark.slow
 def test_at_the_byte_budget_a_content_is_cut_and_the_lane_is_open() -> None:
     """More than fits: what is missing is counted and no segment of the lane is skipped."""
     table = Table(budget_bytes=4 << 20)

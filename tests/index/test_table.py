@@ -112,6 +112,7 @@ def test_a_block_may_be_held_by_any_number_of_lanes_up_to_the_last(table: Table)
     assert looked_up(table, [7]) == [{}]
 
 
+@pytest.mark.slow
 def test_it_grows_and_forgets_nothing(table: Table) -> None:
     n = 300_000
     held = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -123,6 +124,7 @@ def test_it_grows_and_forgets_nothing(table: Table) -> None:
     assert table.statistics()["dropped_entries"] == 0
 
 
+@pytest.mark.slow
 def test_churn_neither_grows_it_nor_loses_a_block(table: Table) -> None:
     """Tombstones and sets of long ago are used again."""
     window, n = 20_000, 1_000_000
@@ -146,6 +148,7 @@ def packed_run(op: int, lane: int, run: np.ndarray[tuple[int], np.dtype[np.uint6
     return head + run.astype("<u8").tobytes()
 
 
+@pytest.mark.slow
 def test_at_the_budget_whole_segments_go_and_are_counted() -> None:
     """What is left was told and not taken back; the rest is counted, block by block."""
     table, n, run = Table(budget_bytes=BUDGET), 400_000, 128

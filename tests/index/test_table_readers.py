@@ -58,6 +58,7 @@ def test_a_reader_sees_each_delta_as_soon_as_it_is_applied(path: str) -> None:
     table.close()
 
 
+@pytest.mark.slow
 def test_a_reader_follows_the_table_into_larger_files(path: str) -> None:
     table, reader = Table(path=path), TableReader(path)
     keys = mixed(200_000)
@@ -110,6 +111,7 @@ def read_until_told(path: str, n: int, pipe: Connection) -> None:
     pipe.send((lookups, wrong[:5], newest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("growing", [False, True])
 def test_readers_elsewhere_only_see_sets_that_were_true(path: str, growing: bool) -> None:
     """Every block moves from lane to lane, never held by none; sets and slots are used again."""
@@ -228,6 +230,7 @@ def test_files_that_are_cut_short_or_foreign_are_refused(path: str) -> None:
             TableReader(path, age_ms_max=A_MINUTE_MS)
 
 
+@pytest.mark.slow
 def test_any_flipped_header_byte_is_refused_or_harmless(path: str) -> None:
     """Another version, another magic, sizes and offsets that lie: no reader runs off its file."""
     keys = mixed(1_000)

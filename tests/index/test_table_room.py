@@ -63,6 +63,7 @@ def grow(path: Path, limit_bytes: int) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_table_that_cannot_grow_keeps_what_it_has_and_counts_what_it_drops(folder: str) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as where:
         said = grow(Path(where) / "table", 3 << 20)

@@ -24,7 +24,7 @@ from tests.models.content import LORA_NAMES
 from tests.models.mirror import CPU, DISK, GPU, STORAGE, UNKNOWN
 from tests.models.payloads import Shape, as_heard, packed
 
-QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") == "default"
+QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") in ("default", "fast")
 SHARDS = (1, 5) if QUICK else (1, 2, 5, 16)
 MODELS = sorted(say.BLOCK_SIZES)
 
@@ -300,5 +300,5 @@ class AtlasBesideItsModel(RuleBasedStateMachine):
             assert {reason: n for reason, n in skips.items() if n} == expected
 
 
-TestAtlasBesideItsModel = pytest.mark.native(AtlasBesideItsModel.TestCase)
+TestAtlasBesideItsModel = pytest.mark.slow(pytest.mark.native(AtlasBesideItsModel.TestCase))
 TestAtlasBesideItsModel.settings = settings(max_examples=60 if QUICK else 200, stateful_step_count=25)

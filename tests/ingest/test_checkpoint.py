@@ -135,6 +135,7 @@ def test_a_head_that_is_none_is_refused_though_its_checksum_is_right(tmp_path: P
         read_checkpoint(path, IDENTITY)
 
 
+@pytest.mark.slow
 def test_every_truncation_and_every_byte_flipped_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, [b"one", b"two"])
     whole = path.read_bytes()
@@ -229,6 +230,7 @@ def test_a_mirror_reads_what_a_mirror_wrote_and_refuses_each_truncation(chain: C
         assert not live_on([parts[0], parts[1][:end]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_no_byte_flipped_in_a_part_does_harm(chain: Chain) -> None:
     parts = written(chain)

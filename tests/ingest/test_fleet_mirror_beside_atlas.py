@@ -27,7 +27,7 @@ from tests.models.atlas import Lane
 from tests.models.content import LORA_NAMES
 from tests.models.payloads import Shape, packed
 
-QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") == "default"
+QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") in ("default", "fast")
 STORES = {pod.name: say.STORES.get(pod.name, ("nfs",)) for pod in say.PODS}
 LANES = 4000
 WORKERS = 2000
@@ -261,5 +261,5 @@ def part_without_doubts(part: FleetPart) -> FleetPart:
     )
 
 
-TestFleetMirrorBesideAnAtlas = pytest.mark.native(FleetMirrorBesideAnAtlas.TestCase)
+TestFleetMirrorBesideAnAtlas = pytest.mark.slow(pytest.mark.native(FleetMirrorBesideAnAtlas.TestCase))
 TestFleetMirrorBesideAnAtlas.settings = settings(max_examples=60 if QUICK else 200, stateful_step_count=25)

@@ -14,7 +14,7 @@ from kvatlas.index.keys import Algorithm
 from tests.ingest.mirror_beside_model import MirrorBesideModel, algorithms, announced, worlds
 from tests.models import announcements as say
 
-QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") == "default"
+QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") in ("default", "fast")
 
 
 class ClaimsBesideTheModel(RuleBasedStateMachine):
@@ -66,5 +66,5 @@ class ClaimsBesideTheModel(RuleBasedStateMachine):
         self.beside.check()
 
 
-TestClaimsBesideTheModel = pytest.mark.native(ClaimsBesideTheModel.TestCase)
+TestClaimsBesideTheModel = pytest.mark.slow(pytest.mark.native(ClaimsBesideTheModel.TestCase))
 TestClaimsBesideTheModel.settings = settings(max_examples=80 if QUICK else 300, stateful_step_count=25)

@@ -19,7 +19,7 @@ from tests.ingest.mirror_beside_model import MirrorBesideModel, algorithms, anno
 from tests.models import announcements as say
 from tests.models.payloads import packed
 
-QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") == "default"
+QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") in ("default", "fast")
 COUNTED_IN_MEMORY = ("bytes",)
 
 
@@ -140,7 +140,7 @@ class SnapshotsOfAMirror(RuleBasedStateMachine):
             self.beside.check()
 
 
-TestSnapshotsOfAMirror = pytest.mark.native(SnapshotsOfAMirror.TestCase)
+TestSnapshotsOfAMirror = pytest.mark.slow(pytest.mark.native(SnapshotsOfAMirror.TestCase))
 TestSnapshotsOfAMirror.settings = settings(max_examples=100 if QUICK else 300, stateful_step_count=30)
 
 
@@ -172,6 +172,7 @@ def empty(index_size: int = 4) -> Mirror:
     return mirror
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "index_size"), [(4, 4), (8, 4), (3, 4), (6, 4), (2, 4), (512, 1)])
 def test_every_shape_of_blocks_comes_back(size: int, index_size: int) -> None:
     mirror = filled(300, size, index_size)

@@ -19,7 +19,7 @@ from tests.models.content import Chain
 from tests.models.mirror import CPU, GPU
 from tests.models.payloads import Event, packed
 
-QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") == "default"
+QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") in ("default", "fast")
 SIZE = 4
 WINDOW = 5
 """In tokens: one block."""
@@ -156,5 +156,5 @@ class MirrorBesideAnEngine(RuleBasedStateMachine):
             assert {copy for copy in held if copy[1] in tiers} == {copy for copy in true if copy[1] in tiers}
 
 
-TestMirrorBesideAnEngine = pytest.mark.native(MirrorBesideAnEngine.TestCase)
+TestMirrorBesideAnEngine = pytest.mark.slow(pytest.mark.native(MirrorBesideAnEngine.TestCase))
 TestMirrorBesideAnEngine.settings = settings(max_examples=300 if QUICK else 1000, stateful_step_count=30)

@@ -126,6 +126,7 @@ def random_prompt(rnd: random.Random, blocks_max: int) -> list[int]:
     return tokens + [7] * rnd.choice([0, 0, 1, 3]) or [7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 @given(seed=st.integers(0, 2**32), shards=st.sampled_from([1, 3]))
 def test_predicted_tokens_are_those_that_the_engine_reuses(name: str, seed: int, shards: int) -> None:

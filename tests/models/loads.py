@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 STRETCH_TOKENS, STRETCHES_BEFORE, STRETCH_FACTOR, FADE, TRUST_HALF_S = 1024, 4, 4.0, 0.8, 60.0
+LOADS_BEFORE, LEAST_SHARE, CLEAN_SHARE, ONE_STEP_S = 3, 1 / 16, 0.125, 0.001
 OPEN, SATURATED, GONE = 0, 1, 2
 COUNTED = (
     "reserved",
@@ -19,8 +20,31 @@ COUNTED = (
     "failed",
     "expired",
     "forgotten",
+    "learned_prefills",
+    "learned_loads",
     "unknown",
 )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a request has its worker do before its first token."""
+
+    tokens: float
+    """Those loaded count as shares of one."""
+    computed: float
+    loaded: tuple[int, int, int] = (0, 0, 0)
+    is_sure: bool = True
+
+    def __add__(self, other: Work) -> Work:
+        a, b = self.loaded, other.loaded
+        loaded = (a[0] + b[0], a[1] + b[1], a[2] + b[2])
+        return Work(
+            self.tokens + other.tokens, self.computed + other.computed, loaded, self.is_sure and other.is_sure
+        )
+
+
+NOTHING = Work(0, 0)
 
 
 @dataclass
@@ -39,6 +63,9 @@ class Sent:
     chosen_s: float
     mentioned_s: float
     prefilled_s: float | None = None
+    computed: int = 0
+    loaded: tuple[int, int, int] | None = None
+    """None: not known."""
 
     @property
     def is_prefilling(self) -> bool:
@@ -47,6 +74,12 @@ class Sent:
     @property
     def sums(self) -> tuple[int, int, int]:
         return (self.prefill if self.is_prefilling else 0, self.decode, 1)
+
+    @property
+    def work(self) -> Work:
+        if self.loaded is None:
+            return Work(self.prefill, self.prefill, is_sure=False)
+        return Work(self.prefill, self.computed, self.loaded)
 
 
 @dataclass
@@ -57,11 +90,16 @@ class Worker:
     rank: int
     front_since_s: float = 0.0
     stretch_since_s: float = 0.0
-    stretch_tokens: int = 0
+    stretch: Work = NOTHING
     is_spoiled: bool = False
+    taught: str = ""
+    """By the last stretch that taught anything: "prefill" or "loading"."""
+    confirmed_s: float = -math.inf
+    loads: dict[int, list[tuple[float, float, float]]] = field(default_factory=dict)
+    """By tier: (tokens, seconds, when)"""
     stretches: list[tuple[float, float, float]] = field(default_factory=list)
     """(tokens, seconds, when)"""
-    extra: dict[int, int] = field(default_factory=dict)
+    extra: dict[int, float] = field(default_factory=dict)
     """Tokens that were done in one step with a stretch, by its place in `stretches`."""
     accuracy: float = 0.5
     stay_s: float = 0.0
@@ -83,21 +121,77 @@ class Worker:
     def trust(self, now_s: float) -> float:
         if len(self.stretches) < STRETCHES_BEFORE:
             return 0.0
-        return TRUST_HALF_S / (TRUST_HALF_S + max(now_s - self.stretches[-1][2], 0.0))
+        return trust_of(max(self.stretches[-1][2], self.confirmed_s), now_s)
+
+    def load_back(self, tier: int) -> float | None:
+        """Seconds per token; None: not known."""
+        loads = self.loads.get(tier, ())
+        if len(loads) < LOADS_BEFORE:
+            return None
+        tokens_sum = seconds_sum = 0.0
+        for tokens, seconds, _ in loads:
+            tokens_sum = tokens_sum * FADE + tokens
+            seconds_sum = max(seconds_sum * FADE + seconds, 0.0)
+        return seconds_sum / tokens_sum
+
+    def tier_costs(self, told: tuple[float, ...], seconds_per_token: float, now_s: float) -> list[float]:
+        """`seconds_per_token`: that the worker's costs are made with; 0: they are tokens."""
+        costs = list(told)
+        for tier, loads in self.loads.items():
+            seconds = self.load_back(tier)
+            if seconds is None:
+                continue
+            trust = trust_of(loads[-1][2], now_s)
+            measured = min(seconds / (seconds_per_token or self.seconds_per_token()), 1.0)
+            costs[1 + tier] = trust * measured + (1 - trust) * costs[1 + tier]
+        return costs
 
     def begin(self, now_s: float) -> None:
-        self.stretch_since_s, self.stretch_tokens, self.is_spoiled = now_s, 0, False
+        self.stretch_since_s, self.stretch, self.is_spoiled = now_s, NOTHING, False
 
-    def prefilled(self, tokens: int, now_s: float) -> None:
-        self.stretch_tokens += tokens
-        if self.stretch_tokens < STRETCH_TOKENS:
-            return
-        if not self.is_spoiled and now_s > self.stretch_since_s:
-            self.stretches.append((self.stretch_tokens, now_s - self.stretch_since_s, now_s))
-        if not self.is_spoiled and now_s == self.stretch_since_s and self.stretches[1:]:
-            last = len(self.stretches) - 1
-            self.extra[last] = self.extra.get(last, 0) + self.stretch_tokens
+    def prefilled(self, work: Work, now_s: float) -> str:
+        """What the stretch that ended with it has taught; empty: nothing."""
+        self.stretch += work
+        knows_rate = self.seconds_per_token() > 0
+        enough = sum(self.stretch.loaded) >= STRETCH_TOKENS and knows_rate
+        if self.stretch.tokens < STRETCH_TOKENS and not enough:
+            return ""
+        taught = "" if self.is_spoiled else self._learn(self.stretch, now_s - self.stretch_since_s, now_s)
+        self.taught = taught or self.taught
         self.begin(now_s)
+        return taught
+
+    def _learn(self, work: Work, seconds: float, now_s: float) -> str:
+        if seconds < 0:
+            return ""
+        known = self.seconds_per_token()
+        is_clean = sum(work.loaded) <= CLEAN_SHARE * work.computed
+        if work.tokens >= STRETCH_TOKENS and (is_clean or not known):
+            if seconds > ONE_STEP_S:
+                self.stretches.append((work.tokens, seconds, now_s))
+                return "prefill"
+            if self.taught == "prefill" and self.stretches[1:]:
+                last = len(self.stretches) - 1
+                self.extra[last] = self.extra.get(last, 0) + work.tokens
+            return ""
+        if not work.is_sure or (seconds <= ONE_STEP_S and self.taught != "loading"):
+            return ""
+        for tier, tokens in enumerate(work.loaded):
+            if tokens == sum(work.loaded) and tokens >= max(STRETCH_TOKENS, work.computed):
+                self._learn_load(tier, tokens, seconds - work.computed * known, known, now_s)
+                return "loading"
+        return ""
+
+    def _learn_load(self, tier: int, tokens: int, seconds: float, computing: float, now_s: float) -> None:
+        before = self.load_back(tier)
+        if before is not None:
+            seconds = min(seconds, STRETCH_FACTOR * tokens * max(before, LEAST_SHARE * computing))
+        self.loads.setdefault(tier, []).append((tokens, seconds, now_s))
+        self.confirmed_s = now_s
+
+
+def trust_of(learned_s: float, now_s: float) -> float:
+    return TRUST_HALF_S / (TRUST_HALF_S + max(now_s - learned_s, 0.0))
 
 
 @dataclass(frozen=True)
@@ -184,7 +278,9 @@ class LoadModel:
             worker.is_spoiled |= self.remote_of(sent.slot)[0] > 0
             if self.queue(sent.slot)[0] is sent:
                 worker.front_since_s = now_s
-            worker.prefilled(sent.prefill, now_s)
+            taught = worker.prefilled(sent.work, now_s)
+            self.counts["learned_prefills"] += taught == "prefill"
+            self.counts["learned_loads"] += taught == "loading"
         sent.prefilled_s = now_s
 
     def produced(self, request_id: str, tokens: int, now_s: float) -> bool:

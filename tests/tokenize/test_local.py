@@ -99,6 +99,7 @@ def test_offsets_are_in_characters(tmp_path: Path) -> None:
     assert offsets.shape == (len(ids), 2) and offsets[-1].tolist() == [len(text) - 5, len(text)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["\ud800", "ok" * 100 + "\udfff", "a" * 2000, "日" * 700, None, b"x"])
 def test_bad_text_is_an_input_error(tmp_path: Path, text: Any) -> None:
     tokenizer = local(tmp_path, TokenizeConfig(limits=TokenizeLimits(text_bytes_max=2000 - 1)))
@@ -211,6 +212,7 @@ def test_configuration_that_makes_no_sense_is_one_error(tmp_path: Path, config: 
         local(tmp_path, tokenizer_config=config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3", "gpt-oss"])
 def test_real_tokenizers_give_the_librarys_ids(shared: Path, name: str) -> None:
     folder = shared / "tokenizers" / name

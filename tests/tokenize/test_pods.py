@@ -195,6 +195,7 @@ def test_a_server_that_does_not_read_is_given_up_in_time() -> None:
             asked.encode("a" * (16 << 20))  # more than the buffers of a connection take
 
 
+@pytest.mark.slow
 def test_a_server_that_reads_in_sips_is_given_up_in_time() -> None:
     """Each sip lets one write go on: only the question as a whole takes too long."""
     text, sips, pause = "a" * (16 << 20), [], threading.Event()

@@ -217,6 +217,7 @@ def _has(tokenizers: Tokenizers, token: str) -> bool:
     return len(tokenizers.encode("two", token, add_special_tokens=False).token_ids) == 1
 
 
+@pytest.mark.slow
 def test_bound_on_loaded_tokenizers_holds(folder: Path) -> None:
     for number in range(4):
         write_model(folder / f"m{number}")

@@ -7,18 +7,21 @@ from typing import Any, TypeVar
 import msgspec
 
 from kvatlas.cluster.gateway.rpc.schemas import GATEWAY
+from kvatlas.cluster.gateway.web.bodies import has_more_containers
 from kvatlas.cluster.gateway.web.questions import ChooseQuestion, Given, ScoreQuestion
 from kvatlas.index.errors import InputError
 
 T = TypeVar("T", bound=Given)
 
 
-def score_question(request: Any) -> ScoreQuestion:
-    """Raises InputError, msgspec.MsgspecError for what is none."""
-    return _question(request.prompt, ScoreQuestion, {"strategy": request.strategy or "reusable"})
+def score_question(request: Any, containers_max: int) -> ScoreQuestion:
+    """`containers_max`: objects and lists in a chat. Raises InputError, msgspec.MsgspecError for what is
+    no question."""
+    asked = {"strategy": request.strategy or "reusable"}
+    return _question(request.prompt, ScoreQuestion, asked, containers_max)
 
 
-def choose_question(request: Any) -> ChooseQuestion:
+def choose_question(request: Any, containers_max: int) -> ChooseQuestion:
     """Raises as `score_question`."""
     asked: dict[str, Any] = {
         "request_id": request.request_id,
@@ -30,7 +33,7 @@ def choose_question(request: Any) -> ChooseQuestion:
     for name in ("output_tokens", "reserve"):
         if request.HasField(name):
             asked[name] = getattr(request, name)
-    return _question(request.prompt, ChooseQuestion, asked)
+    return _question(request.prompt, ChooseQuestion, asked, containers_max)
 
 
 def message_of(name: str, struct: msgspec.Struct) -> Any:
@@ -40,8 +43,10 @@ def message_of(name: str, struct: msgspec.Struct) -> Any:
     return message
 
 
-def _question(prompt: Any, kind: type[T], asked: dict[str, Any]) -> T:
-    given: dict[str, Any] = _chat(prompt.chat_json) if prompt.HasField("chat_json") else {}
+def _question(prompt: Any, kind: type[T], asked: dict[str, Any], containers_max: int) -> T:
+    given: dict[str, Any] = {}
+    if prompt.HasField("chat_json"):
+        given = _chat(prompt.chat_json, containers_max)
     given.update(asked, model=prompt.model)
     # A message cannot say whether a list is there: an empty one means token ids only where nothing else is.
     others = any(prompt.HasField(name) for name in ("token_bytes", "text", "chat_json"))
@@ -60,8 +65,10 @@ def _question(prompt: Any, kind: type[T], asked: dict[str, Any]) -> T:
 _OPTIONAL = {"token_bytes": "token_bytes", "text": "prompt", "lora": "lora", "cache_salt": "cache_salt"}
 
 
-def _chat(text: str) -> dict[str, Any]:
+def _chat(text: str, containers_max: int) -> dict[str, Any]:
     """Of the body of a chat completion request, what is of the chat."""
+    if has_more_containers(text.encode(), containers_max):
+        raise InputError(f"chat_json: expected at most {containers_max} objects and lists, got more")
     try:
         body = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -50,13 +50,17 @@ class RpcAnswers:
         rates: Rates,
         metrics: GatewayMetrics,
         run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run,
+        *,
+        containers_max: int,
     ) -> None:
-        """`run`: has a coroutine run, and waits for what it gives."""
+        """`containers_max`: objects and lists in the JSON of a chat. `run`: has a coroutine run, and waits
+        for what it gives."""
         self._desk = desk
         self._tenants = tenants
         self._rates = rates
         self._metrics = metrics
         self._run = run
+        self._containers_max = containers_max
         self._kinds = {
             method: messages
             for definition in DEFINITIONS
@@ -126,10 +130,12 @@ class RpcAnswers:
         return response
 
     def _score(self, request: Any, _tenant: str) -> Any:
-        return message_of("ScoreResponse", self._desk.score_now(score_question(request)))
+        question = score_question(request, self._containers_max)
+        return message_of("ScoreResponse", self._desk.score_now(question))
 
     def _choose(self, request: Any, tenant: str) -> Any:
-        return message_of("Choice", self._desk.choose_now(choose_question(request), tenant))
+        question = choose_question(request, self._containers_max)
+        return message_of("Choice", self._desk.choose_now(question, tenant))
 
     def _feedback(self, kind: str) -> Callable[[Any, str], Any]:
         def told(request: Any, tenant: str) -> Any:

@@ -75,7 +75,9 @@ class GatewayApp:
             Route("/metrics", self._metrics, methods=["GET"]),
             Route("/openapi.json", self._document, methods=["GET"]),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
+        made = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
+        made.router.redirect_slashes = False  # to wherever the caller's Host says
+        return made
 
     def _route(self, method: str, path: str, name: str, answering: Answering) -> Route:
         from starlette.routing import Route

@@ -90,14 +90,19 @@ class Bodies:
     def _check_containers(self, body: bytes) -> None:
         """Empty lists take thirty times the memory of their text; brackets in texts do not count."""
         most = self._limits.containers_max
-        if body.count(b"[") + body.count(b"{") <= most:
-            return
-        bare = _STRING.sub(b"", body)
-        if bare.count(b"[") + bare.count(b"{") > most:
+        if has_more_containers(body, most):
             self.counts["json_bombs"] += 1
             raise RefusedError(
                 400, "invalid_request", f"expected at most {most} objects and lists, got more", where="$"
             )
+
+
+def has_more_containers(body: bytes, most: int) -> bool:
+    """Whether a JSON text opens more than so many objects and lists."""
+    if body.count(b"[") + body.count(b"{") <= most:
+        return False
+    bare = _STRING.sub(b"", body)
+    return bare.count(b"[") + bare.count(b"{") > most
 
 
 class Room:

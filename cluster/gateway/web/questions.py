@@ -17,6 +17,8 @@ from kvatlas.tokenize.chat.request import chat_of
 TokenId = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 TokenCount = Annotated[int, Meta(ge=0, le=1 << 40)]
 ShortText = Annotated[str, Meta(max_length=1024)]
+RequestId = Annotated[str, Meta(max_length=1024, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+"""It stands in paths: none with a line's end could be told of again."""
 FeatureGiven = tuple[str, TokenCount, TokenCount]
 """A multimodal item: identifier, offset, length in tokens."""
 
@@ -97,7 +99,7 @@ class ExplainQuestion(Given, frozen=True, kw_only=True):
 class ChooseQuestion(Given, frozen=True, kw_only=True):
     """Where a request should go."""
 
-    request_id: ShortText = ""
+    request_id: RequestId = ""
     """What feedback and receipts name it by. Empty: one is made."""
     session: ShortText = ""
     """Requests of one session prefer the worker of the last."""

@@ -63,7 +63,7 @@ def refused(error: BaseException) -> RefusedError | None:
     message, where = _parts(str(error))
     if not where and isinstance(error, msgspec.MsgspecError):
         where = "$"
-    return RefusedError(*status_and_kind, message[:1].lower() + message[1:], where=where)
+    return RefusedError(*status_and_kind, _uncapitalized(message), where=where)
 
 
 def refusal(error: RefusedError) -> Refusal:
@@ -92,6 +92,11 @@ def _status_and_kind(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, KvatlasError):
         return 503, "unavailable"
     return None
+
+
+def _uncapitalized(message: str) -> str:
+    """As all messages begin; JSON stays JSON."""
+    return message if message[1:2].isupper() else message[:1].lower() + message[1:]
 
 
 def _parts(text: str) -> tuple[str, str]:

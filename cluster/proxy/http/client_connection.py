@@ -63,6 +63,7 @@ class ClientConnection(asyncio.Protocol):
         self._phase: Phase = "waits"
         self._arriving = Arriving()
         self._head_bytes = 0
+        """Since the last part of a body: of heads, trailers, and what chunks say of themselves."""
         self._taken = 0
         self._waiting: deque[Request] = deque()
         self._request: Request | None = None
@@ -91,9 +92,8 @@ class ClientConnection(asyncio.Protocol):
         if self._phase == "ending":
             return
         if self._phase == "waits":
-            self._set_phase("head")
-        if self._phase == "head":
-            self._head_bytes += len(data)
+            self._set_phase("body" if self._arriving.has_head else "head")
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -101,9 +101,10 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._counts["malformed_requests"] += 1
             self._refuse(400, "malformed_request", f"expected HTTP/1.1: {error}")
-        if self._phase == "head" and self._head_bytes > self._limits.head_bytes_max:
+        is_large = self._head_bytes > self._limits.head_bytes_max
+        if is_large and self._phase in ("head", "body"):
             self._refuse_large_head()
-        if len(self._waiting) >= _PIPELINED_MAX:
+        if len(self._waiting) >= _PIPELINED_MAX or (is_large and self._phase == "answering"):
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
@@ -141,6 +142,8 @@ class ClientConnection(asyncio.Protocol):
         self._arriving.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._arriving.has_head:
+            return  # a trailer: nobody may say afterwards who he is, or where the body ends
         if len(self._arriving.headers) >= _HEADERS_MAX:
             self._refuse_large_head()
             return
@@ -150,6 +153,7 @@ class ClientConnection(asyncio.Protocol):
         if self._phase == "ending":
             return
         self._head_bytes = 0
+        self._arriving.has_head = True
         headers = self._arriving.headers
         length = header(headers, b"content-length")
         if length is not None and int(length) > self._limits.body_bytes_max:
@@ -157,15 +161,20 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._phase == "head":
             self._set_phase("body")
-        if header(headers, b"expect") == b"100-continue":
+        has_body = length not in (None, b"0") or header(headers, b"transfer-encoding") is not None
+        if has_body and self._parser.should_upgrade():  # the parser takes it for the other protocol
+            self._refuse(400, "malformed_request", "expected HTTP/1.1 with a body, got an upgrade with one")
+            return
+        # Amid another's answer it would be a part of that.
+        if header(headers, b"expect") == b"100-continue" and self._task is None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         if self._phase == "ending":
             return
+        self._head_bytes = 0
         arriving = self._arriving
-        arriving.size += len(body)
-        if arriving.size > self._limits.body_bytes_max:
+        if len(arriving.body) + len(body) > self._limits.body_bytes_max:
             self._refuse_large_body()
             return
         if not self._room.take(len(body)):
@@ -173,7 +182,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(503, "overloaded", "expected fewer bodies at one time", retry_after_s=1)
             return
         self._taken += len(body)
-        arriving.parts.append(body)
+        arriving.body += body
 
     def on_message_complete(self) -> None:
         if self._phase == "ending":
@@ -183,7 +192,7 @@ class ClientConnection(asyncio.Protocol):
             method=self._parser.get_method(),
             target=arriving.target,
             headers=arriving.headers,
-            body=b"".join(arriving.parts),
+            body=bytes(arriving.body),
             is_kept_alive=self._parser.should_keep_alive(),
             is_chunked_fine=self._parser.get_http_version() == "1.1",
         )

@@ -13,6 +13,8 @@ import httptools
 from kvatlas.cluster.proxy.http.head import Headers, header
 
 _HEADERS_MAX = 256
+_BODILESS_BYTES_MAX = 1 << 20
+"""Of heads and trailers, between two parts of bodies: the parser keeps what it has not finished."""
 
 
 class AnswerSink(Protocol):
@@ -44,7 +46,9 @@ class PodConnection(asyncio.Protocol):
         self._headers: Headers = []
         self._is_interim = False
         self._is_open_ended = False
+        self._has_head = False
         self._heard = False
+        self._bodiless_bytes = 0
         self.requests = 0
         self.is_open = False
         self.is_reusable = False
@@ -62,6 +66,7 @@ class PodConnection(asyncio.Protocol):
         self.requests += 1
         self.is_reusable = False
         self._heard = False
+        self._bodiless_bytes = 0
         self._sink = sink
         self.due_s = self._loop.time() + self._answer_s_max
         self._transport.write(request)
@@ -103,10 +108,13 @@ class PodConnection(asyncio.Protocol):
             return
         self._heard = True
         self.due_s = self._loop.time() + self._silence_s_max
+        self._bodiless_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._break(f"expected HTTP/1.1: {error}")
+        if self._bodiless_bytes > _BODILESS_BYTES_MAX:
+            self._break(f"expected a head of at most {_BODILESS_BYTES_MAX} bytes")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = self.is_reusable = False
@@ -123,12 +131,16 @@ class PodConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._headers = []
         self._is_open_ended = False
+        self._has_head = False
+        if self._sink is None:  # more than was asked for: the next one's answer would be this
+            self.is_reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self._headers) < _HEADERS_MAX:
+        if len(self._headers) < _HEADERS_MAX and not self._has_head:  # no trailers
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        self._has_head = True
         status = self._parser.get_status_code()
         self._is_interim = 100 <= status < 200
         if self._is_interim or self._sink is None:
@@ -139,6 +151,7 @@ class PodConnection(asyncio.Protocol):
         self._sink.head(status, self._headers, None if length is None else int(length))
 
     def on_body(self, body: bytes) -> None:
+        self._bodiless_bytes = 0
         if self._sink is not None:
             self._sink.body(body)
 

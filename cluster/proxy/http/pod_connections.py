@@ -120,7 +120,7 @@ class PodConnections:
         )
         try:
             await asyncio.wait_for(making, limits.connect_s_max)
-        except (OSError, asyncio.TimeoutError, TimeoutError) as error:
+        except (OSError, ValueError, asyncio.TimeoutError, TimeoutError) as error:  # a host that is no name
             self._counts["refused_by_pods"] += 1
             why = str(error) or f"no connection within {limits.connect_s_max:g} s"
             raise UnreachableError(f"{address.host}:{address.port}: {why}") from error

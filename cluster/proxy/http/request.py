@@ -46,5 +46,6 @@ class BodyRoom:
 class Arriving:
     target: bytes = b""
     headers: Headers = field(default_factory=list)
-    parts: list[bytes] = field(default_factory=list)
-    size: int = 0
+    body: bytearray = field(default_factory=bytearray)
+    """Not its parts: one of two bytes takes thirty times as much by itself."""
+    has_head: bool = False

@@ -101,17 +101,9 @@ class Scoring:
             watch.add(request_id, pod, ids, cast(Asked, {name: scored.ask[name] for name in about}))
 
     def moved(self, request_id: str, pod: str, scored: Scored) -> None:
-        """It is counted already, and goes to another pod; nothing is predicted of its reuse there."""
-        if (chooser := self.chooser) is not None:
-            chooser.failed(request_id, "sent elsewhere")
-            chooser.adopt(
-                request_id,
-                pod,
-                next((rank for name, rank in scored.ranking.workers if name == pod), 0),
-                model=scored.ask["model"],
-                prompt_tokens=scored.ranking.choice.prompt_tokens,
-                output_tokens=scored.ask["output_tokens"],
-            )
+        """It is counted already, and goes to another pod."""
+        ranks = (rank for name, rank in scored.ranking.workers if name == pod)
+        self.goes_to(request_id, pod, next(ranks, None))
 
     def ended(self, request_id: str, why: str) -> None:
         """`why` it came to nothing; empty: it has run."""

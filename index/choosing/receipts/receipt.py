@@ -89,6 +89,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     is_reserved: bool = False
     is_whole: bool = True
     """Every shard that the prompt touches was there."""
+    view_age_s: float = 0.0
+    """Age of what was known of the workers' truths: since the cluster last confirmed it. 0: the router
+    follows them itself."""
     stages: Stages = Stages()
     candidates: tuple[CandidateAccount, ...] = ()
     """The cheapest first; of a large fleet the first 256."""

@@ -44,6 +44,7 @@ class Record:
         "tenant",
         "time_s",
         "verdict",
+        "view_age_s",
     )
 
     def __init__(
@@ -73,6 +74,7 @@ class Record:
         """None: to the one chosen, or nowhere."""
         self.stages_ns: tuple[int, int, int] = (0, 0, 0)
         """Tokenize, look, decide."""
+        self.view_age_s = 0.0
         self.actual_cached_tokens: int | None = None
         self.actual_output_tokens: int | None = None
         self.outcome: Outcome = "chosen"
@@ -123,6 +125,7 @@ class Record:
             outcome_says=self.outcome_says,
             is_reserved=decision.is_reserved,
             is_whole=case.matches.is_whole,
+            view_age_s=self.view_age_s,
             stages=Stages(tokenize_us=tokenize_ns / 1e3, look_us=look_ns / 1e3, decide_us=decide_ns / 1e3),
             candidates=_accounts(case, decision),
             n_candidates=len(case.candidates),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kvatlas.index.choosing.requests.expectations import Notes
@@ -17,6 +17,7 @@ class Leg:
 
     __slots__ = (
         "is_reserved",
+        "loaded_tokens",
         "notes",
         "output_tokens",
         "pod",
@@ -41,6 +42,8 @@ class Leg:
         self.output_tokens = 0
         self.predicted_tokens: int | None = None
         """What the index alone said it would reuse, where that is worth comparing."""
+        self.loaded_tokens: Sequence[int] | None = None
+        """[3] of `predicted_tokens`, from cpu, disk and storage. None: not known."""
         self.is_reserved = False
         """The book has it; it may be full."""
         self.notes: Notes | None = None

@@ -17,6 +17,7 @@ from kvatlas.index.choosing.receipts.record import Record
 from kvatlas.index.choosing.receipts.ring import Ring
 from kvatlas.index.choosing.requests.departures import Departures
 from kvatlas.index.choosing.requests.flights import Flight, Flights, Leg
+from kvatlas.index.choosing.requests.legs import best_rank, fill_leg, predict
 from kvatlas.index.choosing.settings import ChoosingConfig
 from kvatlas.index.scores import Worker
 
@@ -69,19 +70,54 @@ class Tracking:
             record.choice = msgspec.structs.replace(record.choice, is_reserved=False)
 
     def routed(self, request_id: str, pod: str | None, rank: int | None, now_s: float) -> bool:
-        """A request that was chosen without being reserved goes to this worker, or to the chosen one."""
+        """A request that was chosen without being reserved goes to this worker, or to the chosen one; one
+        that is on its way moves to this worker."""
         with self._lock:
-            flight = self._find(request_id, now_s, lambda flight: not flight.is_routed)
+            flight = self._flights.find(request_id, lambda flight: not flight.is_routed)
+            is_new = flight is not None
+            if flight is None and pod is not None:
+                flight = self._flights.find(request_id)
             if flight is None:
+                self._counts["unknown_requests"] += 1
                 return False
+            self._flights.mention(flight, now_s)
             flight.is_routed = True
-        record, leg = flight.record, flight.legs[0]
+            leg = flight.legs[0]
         if pod is not None and (pod != leg.pod or (rank is not None and rank != leg.rank)):
-            self._redirect(flight, (pod, _best_rank(record, pod) if rank is None else rank))
-        if record is not None:
-            self._note(record, flight.legs, now_s)
-        self._reserve(flight, now_s)
+            worker = (pod, best_rank(flight.record, pod) if rank is None else rank)
+            return self._redirect(flight, worker, now_s, is_new=is_new)
+        if is_new:
+            self._send(flight, now_s)
         return True
+
+    def _redirect(self, flight: Flight, worker: Worker, now_s: float, *, is_new: bool) -> bool:
+        """It goes to another worker, which does all of it. False: somebody said that it has ended."""
+        leg, record = self._decider.leg(), flight.record
+        fill_leg(leg, record, worker, self._decider.sets.slot(*worker), flight.prompt_tokens)
+        with self._lock:
+            if flight.is_ended:
+                return False
+            left, flight.legs = flight.legs, [leg]
+            has_prefilled, flight.has_prefilled = flight.has_prefilled, False
+            self._counts["moved"] += not is_new
+            if record is not None:
+                chosen = record.choice
+                is_chosen = chosen is not None and (chosen.pod, chosen.rank) == worker
+                record.sent_to = None if is_chosen else worker
+        self._leave(record, left, now_s, has_prefilled=has_prefilled)
+        self._send(flight, now_s)
+        return True
+
+    def _send(self, flight: Flight, now_s: float) -> None:
+        """It counts at its workers, and they are expected to hold its prompt."""
+        record, legs = flight.record, flight.legs
+        if record is not None:
+            self._note(record, legs, now_s)
+            if len(legs) == 1 and legs[0].loaded_tokens is None and record.case is not None:
+                row = record.case.candidates.rows.get((legs[0].pod, legs[0].rank))
+                if row is not None:
+                    predict(legs[0], record.case, row)
+        self._reserve(flight, now_s)
 
     def adopted(self, flight: Flight, now_s: float) -> bool:
         """A request that was chosen elsewhere; false: the book is full."""
@@ -100,31 +136,14 @@ class Tracking:
         return True
 
     def _reserve(self, flight: Flight, now_s: float) -> None:
-        for leg in flight.legs:
+        legs = flight.legs
+        for leg in legs:
             self._decider.reserve(leg, now_s)
         with self._lock:
-            is_over = flight.is_ended
-            self._counts["unreserved"] += not flight.legs[0].is_reserved
-        if is_over:  # somebody was faster
-            self._decider.release(flight.legs, now_s)
-
-    def _redirect(self, flight: Flight, worker: Worker) -> None:
-        """It goes to another worker than the chosen one, which does all of it."""
-        flight.legs = flight.legs[:1]
-        leg = flight.legs[0]
-        leg.pod, leg.rank = worker
-        leg.slot = self._decider.sets.slot(*worker)
-        leg.predicted_tokens, leg.prefill_tokens = None, flight.prompt_tokens
-        leg.prompt_tokens = flight.prompt_tokens
-        record = flight.record
-        case, verdict = (record.case, record.verdict) if record is not None else (None, None)
-        row = case.candidates.rows.get(worker) if case is not None else None
-        if record is not None:
-            record.sent_to = worker
-        if case is not None:
-            leg.output_tokens = case.output_tokens
-        if row is not None and verdict is not None:
-            leg.prefill_tokens = max(flight.prompt_tokens - int(verdict.decision.credits[row]), 0)
+            self._counts["unreserved"] += not legs[0].is_reserved
+            gone = legs if flight.is_ended else [leg for leg in legs if leg not in flight.legs]
+        if gone:  # somebody was faster
+            self._decider.release(gone, now_s)
 
     def _note(self, record: Record, legs: Sequence[Leg], now_s: float) -> None:
         """What the workers are expected to hold from now on."""
@@ -207,11 +226,17 @@ class Tracking:
         return flight
 
     def _undo(self, flight: Flight, now_s: float) -> None:
-        self._decider.release(flight.legs, now_s)
-        case = flight.record.case if flight.record is not None else None
-        if case is None or flight.has_prefilled:  # then its blocks are there
+        self._leave(flight.record, flight.legs, now_s, has_prefilled=flight.has_prefilled)
+
+    def _leave(
+        self, record: Record | None, legs: Sequence[Leg], now_s: float, *, has_prefilled: bool
+    ) -> None:
+        """It is with these workers no longer."""
+        self._decider.release(legs, now_s)
+        case = record.case if record is not None else None
+        if case is None or has_prefilled:  # then its blocks are there
             return
-        for leg in flight.legs:
+        for leg in legs:
             if leg.notes is not None:
                 self._decider.expectations.take_back(leg.notes, case.question.keys)
 
@@ -263,6 +288,7 @@ class Tracking:
                 shadow=decider.shadow.statistics() if decider.shadow is not None else None,
                 receipts=len(self._ring),
                 receipts_bytes=self._ring.kept_bytes,
+                receipts_dropped=self._ring.dropped,
                 candidate_sets_made=decider.sets.made,
                 loads=self._book.statistics(),
                 speculation=expectations.speculation.statistics(),
@@ -302,13 +328,3 @@ def _prefilled(flight: Flight) -> Leg:
     if len(flight.legs) > 1:
         flight.legs = flight.legs[1:]
     return leg
-
-
-def _best_rank(record: Record | None, pod: str) -> int:
-    """The cheapest of a pod's ranks."""
-    case, verdict = (record.case, record.verdict) if record is not None else (None, None)
-    if case is None or verdict is None:
-        return 0
-    costs = verdict.decision.costs
-    rows = [row for row, worker in enumerate(case.candidates.candidates) if worker.pod == pod]
-    return case.candidates.candidates[min(rows, key=lambda row: float(costs[row]))].rank if rows else 0

@@ -143,7 +143,7 @@ class PodRegistry:
         """
         try:
             read = msgspec.msgpack.decode(snapshot, type=_Snapshot)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DecodeError(f"registrations: expected a snapshot, {error}") from None
         if read.version != _SNAPSHOT_VERSION:
             raise DecodeError(f"registrations: expected version {_SNAPSHOT_VERSION}, got {read.version}")

@@ -86,6 +86,20 @@ def test_versions_change_with_the_workers_and_with_trust_in_them(cluster: SmallC
     assert {view.state for view in distrusted.fleet.views("m")} == {"DEGRADED"}
 
 
+def test_a_receipt_says_how_old_the_view_was_at_the_choice(cluster: SmallCluster) -> None:
+    now = [0.0]
+    reader = cluster.reader(view_s_max=5.0, clock_s=lambda: now[0])
+    chooser = chooser_over(reader)
+    cluster.board.silence()
+    assert reader.look(b"", model="m").age_s == 0
+    for now_s in (3.0, 100.0):
+        now[0] = now_s
+        chooser.choose(PROMPT, model="m", request_id=f"at {now_s}")
+    now[0] = 200.0
+    for now_s in (3.0, 100.0):
+        assert chooser.receipt(f"at {now_s}").view_age_s == pytest.approx(now_s)
+
+
 def test_another_reader_never_has_the_versions_of_the_first(cluster: SmallCluster) -> None:
     first, second = cluster.reader(), cluster.reader()
     assert first.look(b"", model="m").version != second.look(b"", model="m").version

@@ -16,7 +16,7 @@ from kvatlas.index.errors import ConfigError
 from tests.actors.link.link_contract import SETTINGS, LinkContract
 from tests.actors.link.link_peers import WAIT_S, Echo, ask_until_answered, error_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 class EchoActor(Echo):
@@ -26,18 +26,11 @@ class EchoActor(Echo):
         return os.getpid()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, namespace=NAMESPACE)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def actor() -> Iterator[Any]:
     kind: Any = ray.remote(EchoActor)
     made = kind.options(
-        name="c/shard/1-0-0", max_concurrency=SETTINGS.in_flight_max + 1, max_restarts=-1
+        name="c/shard/1-0-0", namespace=NAMESPACE, max_concurrency=SETTINGS.in_flight_max + 1, max_restarts=-1
     ).remote()
     ray.get(made.process_id.remote())
     yield made

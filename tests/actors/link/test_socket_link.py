@@ -104,6 +104,7 @@ def test_who_speaks_without_keys_is_turned_away(server: LinkServer) -> None:
         context.destroy(linger=0)
 
 
+@pytest.mark.slow
 def test_a_server_that_was_killed_is_asked_again_where_it_was_and_elsewhere(
     keys: LinkKeys, links: SocketLinks
 ) -> None:
@@ -270,6 +271,7 @@ def test_what_cannot_be_opened_is_a_config_error(keys: LinkKeys, links: SocketLi
         links.open("tcp://127.0.0.1:1")
 
 
+@pytest.mark.slow
 def test_closed_links_give_their_sockets_back(server: LinkServer, links: SocketLinks) -> None:
     opened = [links.open(server.endpoint) for _ in range(400)]
     for link in opened:

@@ -174,6 +174,7 @@ def test_ending_twice_is_fine_and_frees_the_port(keys: LinkKeys) -> None:
     assert router.sharing.failure is None
 
 
+@pytest.mark.slow
 def test_processes_share_loads_and_one_that_is_killed_is_forgotten_by_its_silence(keys: LinkKeys) -> None:
     fleet = Fleet()
     with routers(1, keys, fleet) as (here,):
@@ -195,6 +196,7 @@ def test_processes_share_loads_and_one_that_is_killed_is_forgotten_by_its_silenc
                 one.kill()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_paused_is_forgotten_and_when_it_goes_on_it_is_heard_again(keys: LinkKeys) -> None:
     fleet = Fleet()
     with routers(1, keys, fleet) as (here,):

@@ -61,6 +61,7 @@ def test_a_table_of_another_release_is_asked_for_by_messages(cluster: SmallClust
     assert how(reader) == ["asked", "attached"]
 
 
+@pytest.mark.slow
 def test_shards_are_exchanged_for_those_of_another_release_one_by_one(cluster: SmallCluster) -> None:
     reader = cluster.reader()
     for n in range(2):

@@ -107,6 +107,7 @@ def same(one: Scores, other: Scores) -> bool:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),
@@ -154,6 +155,7 @@ def compare(atlas: Atlas, reader: ClusterReader, prompts: list[list[int]], rnd: 
     assert dict(reader.score(prompts[0], model="nobody's")) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", ["node-here", "elsewhere"])
 def test_stores_that_two_pods_share_count_for_both(node: str, tmp_path: Path) -> None:
     config = AtlasConfig(

@@ -37,6 +37,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
     made.close()
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_closed_counts_as_empty_until_another_takes_its_place(cluster: SmallCluster) -> None:
     reader = cluster.reader()
     assert ask(reader)["a"] == BLOCKS
@@ -107,6 +108,7 @@ def test_a_shard_that_does_not_answer_is_waited_for_once(cluster: SmallCluster) 
     assert "no connection" in reader.status().shards[0].says or "broke" in reader.status().shards[0].says
 
 
+@pytest.mark.slow
 def test_a_shard_that_answers_again_is_found_by_itself(cluster: SmallCluster) -> None:
     """Its server is closed and opened at the same endpoint, as when a network is cut for a while."""
     reader = cluster.reader(ELSEWHERE, HURRIED)
@@ -120,6 +122,7 @@ def test_a_shard_that_answers_again_is_found_by_itself(cluster: SmallCluster) ->
     assert ask(reader)["a"] == BLOCKS
 
 
+@pytest.mark.slow
 def test_an_incarnation_that_is_not_there_any_more_is_told_apart(cluster: SmallCluster) -> None:
     """Another process at the endpoint of an old one fences what is meant for that."""
     reader = cluster.reader(ELSEWHERE, HURRIED)
@@ -158,6 +161,7 @@ def one(cluster: SmallCluster, tmp_path: Path) -> Iterator[OneTable]:
     made.writer.kill()
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_is_noticed_by_its_silence(one: OneTable, tmp_path: Path) -> None:
     reader = one.cluster.reader(HERE, HURRIED)
     assert ask(reader).is_whole
@@ -172,6 +176,7 @@ def test_a_writer_that_is_killed_is_noticed_by_its_silence(one: OneTable, tmp_pa
     newer.writer.end()
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_paused_is_not_believed_until_it_goes_on(one: OneTable) -> None:
     reader = one.cluster.reader(HERE, HURRIED)
     assert ask(reader).is_whole
@@ -193,6 +198,7 @@ def test_a_layout_without_processes_answers_nothing_and_says_so(cluster: SmallCl
     assert reader.score(PROMPT[:3], model="m").is_whole, "a prompt without a block touches no shard"
 
 
+@pytest.mark.slow
 def test_a_layout_of_more_shards_is_followed(cluster: SmallCluster) -> None:
     reader = cluster.reader()
     assert ask(reader)["a"] == BLOCKS

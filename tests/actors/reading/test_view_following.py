@@ -45,6 +45,7 @@ def truth(reader: ClusterReader) -> str:
     return match.truth
 
 
+@pytest.mark.slow
 def test_a_view_that_nobody_confirms_makes_every_worker_degraded_until_somebody_does(
     cluster: SmallCluster,
 ) -> None:
@@ -102,6 +103,7 @@ def test_workers_of_a_lost_subscriber_are_degraded_and_go_on_to_be_matched(clust
     assert "subscriber is gone" in reader.pods()[0].doubts[0]
 
 
+@pytest.mark.slow
 def test_a_session_takes_the_place_of_another_in_one_step(cluster: SmallCluster) -> None:
     """Its workers have other numbers and lanes; a reader never sees none or both."""
     reader = cluster.reader()
@@ -141,6 +143,7 @@ def test_close_wakes_whoever_waits_and_later_reads_raise(cluster: SmallCluster) 
         reader.score(PROMPT, model="m")
 
 
+@pytest.mark.slow
 def test_a_reader_without_a_view_says_what_it_waits_for() -> None:
     def fetch_view(since: int, wait_s: float) -> bytes:
         raise ConnectionError("nobody there")

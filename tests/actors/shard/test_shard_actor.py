@@ -23,7 +23,7 @@ from tests.actors.link.link_peers import WAIT_S, ask_until_answered, new_keys, w
 from tests.actors.shard.shard_rig import adds, array
 from tests.models.table import delta
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 NAME = "c/shard/1-2-0"
 
 
@@ -57,13 +57,6 @@ class Registry:
         self._goes = True
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, namespace=NAMESPACE)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def keys() -> LinkKeys:
     return new_keys()
@@ -72,7 +65,7 @@ def keys() -> LinkKeys:
 @pytest.fixture
 def registry(keys: LinkKeys) -> Iterator[Any]:
     kind: Any = ray.remote(Registry)
-    made = kind.options(name="c/directory", num_cpus=0).remote(keys)
+    made = kind.options(name="c/directory", namespace=NAMESPACE, num_cpus=0).remote(keys)
     yield made
     ray.kill(made)
 
@@ -81,7 +74,7 @@ def start(folder: Path, **changes: Any) -> Any:
     settings = msgspec.structs.replace(
         ShardSettings(table_bytes_max=4 << 20, shared_memory_folder=str(folder), heartbeat_s=0.05), **changes
     )
-    options = {"name": NAME, "max_restarts": -1, "max_concurrency": 4, "num_cpus": 0}
+    options = {"name": NAME, "namespace": NAMESPACE, "max_restarts": -1, "max_concurrency": 4, "num_cpus": 0}
     return ShardActor.options(**options).remote("c", 1, 2, 0, encode(settings))
 
 

@@ -90,6 +90,7 @@ def test_it_serves_what_it_was_told_and_tells_at_once_when_it_is_whole(
     assert decode_message(link.request(hello(HERE, 5), WAIT_S).result(WAIT_S)).is_session_over
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "end"),
     [
@@ -115,6 +116,7 @@ def test_unwanted_from_the_start_it_goes_at_once(program: ShardProgram) -> None:
     assert program.question()[0] == "goes"
 
 
+@pytest.mark.slow
 def test_unwanted_from_the_start_it_removes_what_its_predecessor_has_left(
     program: ShardProgram, shard_settings: ShardSettings, keys: LinkKeys, tmp_path: Path
 ) -> None:
@@ -131,12 +133,14 @@ def test_unwanted_from_the_start_it_removes_what_its_predecessor_has_left(
         successor.kill()
 
 
+@pytest.mark.slow
 def test_without_keys_for_its_socket_it_breaks(program: ShardProgram) -> None:
     program.question()
     program.answer(ShardOrders(incarnation=7))
     assert program.question()[0] == "breaks"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_enlisted", [True, False])
 def test_of_an_owned_cluster_it_goes_when_the_directory_is_gone(
     program: ShardProgram, keys: LinkKeys, is_enlisted: bool

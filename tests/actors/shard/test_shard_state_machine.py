@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -157,5 +158,5 @@ class ShardStateMachine(RuleBasedStateMachine):
         self.shard.close()
 
 
-TestShard = ShardStateMachine.TestCase
+TestShard = pytest.mark.slow(ShardStateMachine.TestCase)
 TestShard.settings = settings(deadline=None, max_examples=200, stateful_step_count=40)

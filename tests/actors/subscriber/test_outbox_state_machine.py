@@ -269,4 +269,4 @@ class OutboxBesideMirrors(RuleBasedStateMachine):
 
 
 OutboxBesideMirrors.TestCase.settings = settings(max_examples=100, stateful_step_count=60)
-TestOutboxBesideMirrors = OutboxBesideMirrors.TestCase
+TestOutboxBesideMirrors = pytest.mark.slow(OutboxBesideMirrors.TestCase)

@@ -35,6 +35,7 @@ def outbox(keys: LinkKeys) -> Iterator[tuple[Outbox, FleetOfServers]]:
     assert outbox.failure is None
 
 
+@pytest.mark.slow
 def test_shard_killed_under_load_is_whole_again_in_its_next_process(
     keys: LinkKeys, outbox: tuple[Outbox, FleetOfServers], tmp_path: Path
 ) -> None:

@@ -18,20 +18,19 @@ from kvatlas.cluster import launch
 from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ShardsConfig, SubscribersConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
-from tests.cluster.living_fleet import Fleet, fleet_of, local_ray, process_of, wait_until
+from tests.cluster.living_fleet import Fleet, fleet_of, process_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 ACTOR = "kept/subscriber/0"
 UP_S = 60.0
 FEW_BATCHES = 25
 """That a server can replay: by far not all of them."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ JSON = st.recursive(
 OBJECTS = st.dictionaries(st.text(), JSON, max_size=4)
 
 
+@pytest.mark.slow
 @given(
     messages=st.lists(OBJECTS, max_size=4),
     tools=st.none() | st.lists(OBJECTS, max_size=2),

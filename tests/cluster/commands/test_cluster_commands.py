@@ -62,6 +62,7 @@ def test_what_a_user_can_mend_is_one_clear_line(arguments: tuple[str, ...], said
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--version"], ["up", "--check"], ["status", "--help"]])
 def test_what_needs_no_ray_does_not_wait_for_it(arguments: list[str]) -> None:
     code = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -18,7 +17,12 @@ from typer.testing import CliRunner, Result
 from kvatlas.cluster.cli import app
 from kvatlas.ingest.simulator.server import SimulatedServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 MODEL = "some/model"
 PROMPT = list(range(1000, 1100))
 NAME = ("--name", "commands")
@@ -45,20 +49,6 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:
         assert time.monotonic() < until_s, status()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=80 << 20,
-    )
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[SimulatedServer]:
     with SimulatedServer("pod-a", MODEL) as server:
@@ -66,7 +56,7 @@ def server() -> Iterator[SimulatedServer]:
 
 
 @pytest.fixture(scope="module")
-def cluster(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cluster(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Up while the module's tests run; yields its configuration."""
     file = tmp_path_factory.mktemp("config") / "cluster.yaml"
     file.write_text("name: commands\nshards: {count: 2, table_bytes_max: 8388608}\n")

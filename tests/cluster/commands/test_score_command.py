@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from typer.testing import CliRunner, Result
 
 from kvatlas.cluster.cli import app
@@ -21,7 +19,12 @@ from kvatlas.tokenize.config import TokenizeConfig
 from kvatlas.tokenize.tokenizers import Tokenizers
 from tests.e2e.chat_tokenizer import write_chat_tokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 MODEL = "some/model"
 NAME = ("--name", "scored")
@@ -43,20 +46,6 @@ def score(*arguments: object) -> dict[str, Any]:
     return told
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=80 << 20,
-    )
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tokenizers]:
     folder = tmp_path_factory.mktemp("files")
@@ -68,7 +57,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tokenizers]
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster(
-    local_ray: None, tokenizers: Tokenizers, tmp_path_factory: pytest.TempPathFactory
+    shared_ray: None, tokenizers: Tokenizers, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """A cluster that follows one pod, which has computed a chat and a text."""
     file = tmp_path_factory.mktemp("config") / "cluster.yaml"

@@ -61,6 +61,7 @@ def check(files: Path, url: str, *arguments: object) -> Result:
     return kvatlas("tokenize", "check", "-m", "m", "--pod", url, "--path", files, *arguments)
 
 
+@pytest.mark.slow
 def test_a_text_becomes_a_list_of_ids(files: Path, tokenizer: LocalTokenizer) -> None:
     result = encode(files, "--prompt", TEXT)
     expected = tokenizer.encode(TEXT).token_ids.tolist()
@@ -82,6 +83,7 @@ def test_a_chat_comes_as_a_request_or_as_its_messages(
     assert told["served_by"] == f"files:{files}"
 
 
+@pytest.mark.slow
 def test_pieces_are_the_text_cut_into_tokens(files: Path, tmp_path: Path) -> None:
     text = "größer 🙂 <|role|>\n"
     (tmp_path / "prompt.txt").write_text(text)
@@ -96,6 +98,7 @@ def test_pieces_are_the_text_cut_into_tokens(files: Path, tmp_path: Path) -> Non
     assert "".join(chat["pieces"]).startswith("<|begin|><|role|>user<|text|>hello<|end|>")
 
 
+@pytest.mark.slow
 def test_what_is_no_prompt_is_said_in_a_line(files: Path, tmp_path: Path) -> None:
     misused(encode(files), "expected one of --prompt, --prompt-file and --chat")
     misused(encode(files, "--prompt", "a", "--chat", "-"), "expected one of")
@@ -123,6 +126,7 @@ def test_a_model_is_found_by_folder_and_by_configuration(files: Path, tmp_path: 
     assert configured.stdout == expected
 
 
+@pytest.mark.slow
 def test_equal_ids_end_with_zero(files: Path, tokenizer: LocalTokenizer) -> None:
     with files_pod(tokenizer) as pod:
         result = check(files, pod.url)
@@ -139,6 +143,7 @@ def _spoilt(body: dict[str, Any], token_ids: list[int]) -> list[int] | None:
     return None if "tools" in body else [*token_ids[:3], 50, 51, *token_ids[3:]]
 
 
+@pytest.mark.slow
 def test_other_ids_end_with_one_and_the_first_difference(files: Path, tokenizer: LocalTokenizer) -> None:
     with files_pod(tokenizer, _spoilt) as pod:
         result = check(files, pod.url)
@@ -175,6 +180,7 @@ def test_a_pod_that_cannot_be_asked_is_said_in_a_line(files: Path, tokenizer: Lo
     misused(check(files, "localhost:8000"), "expected http://HOST:PORT, got 'localhost:8000'")
 
 
+@pytest.mark.slow
 def test_the_service_serves_until_it_is_asked_to_end(files: Path, tmp_path: Path) -> None:
     socket = tmp_path / "tokens.sock"
     command = [sys.executable, "-c", "from kvatlas.cluster.cli import main; main()", "tokenize", "serve"]

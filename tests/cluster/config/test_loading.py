@@ -91,7 +91,7 @@ discovery:
     ("changes", "said"),
     [
         ({"shards": {"cuont": 4}}, "$.shards.cuont: expected a known key, perhaps count, got 'cuont'"),
-        ({"zzz": 4}, "$.zzz: expected one of atlas, directory,"),
+        ({"zzz": 4}, "$.zzz: expected one of atlas, choosing, directory,"),
         ({"shards__count": 0}, "$.shards.count: expected int >= 1, got 0"),
         ({"shards__count": 2000}, "$.shards.count: expected int <= 1024, got 2000"),
         ({"shards__count": "4"}, "$.shards.count: expected int, got '4'"),
@@ -156,6 +156,7 @@ def test_variables_for_a_whole_and_for_its_part_do_not_clash_silently() -> None:
         load_config(None, {**environment, "KVATLAS__SHARDS": "3"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -43,6 +43,7 @@ def settled() -> dict[str, RunReport]:
     return {policy: run_policy(SETTLED, policy, ignore) for policy in (ByScore.name, RoundRobin.name)}
 
 
+@pytest.mark.slow
 def test_predictions_are_exact_whenever_the_events_have_arrived(settled: dict[str, RunReport]) -> None:
     for report in settled.values():
         assert report.requests == SETTLED.traffic.turns
@@ -58,12 +59,14 @@ def test_the_same_traffic_routed_by_score_reuses_far_more(settled: dict[str, Run
     assert len(set(round_robin.requests_by_pod)) == 1
 
 
+@pytest.mark.slow
 def test_a_settled_run_is_the_same_every_time(settled: dict[str, RunReport]) -> None:
     again = run_policy(SETTLED, ByScore.name, ignore)
     told = [[(o.pod, o.cached_tokens) for o in run.outcomes] for run in (settled[ByScore.name], again)]
     assert told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_the_demo_prints_plain_lines_and_a_table_without_a_terminal() -> None:
     out = io.StringIO()
     reports = run_demo(CONFIG, Console(file=out, width=120))
@@ -76,6 +79,7 @@ def test_the_demo_prints_plain_lines_and_a_table_without_a_terminal() -> None:
     assert set(summary_of(*reports)) == {"by score", "round robin"}
 
 
+@pytest.mark.slow
 def test_the_live_view_shows_every_pod_with_its_blocks() -> None:
     views: list[str] = []
 
@@ -96,6 +100,7 @@ def test_the_live_view_shows_every_pod_with_its_blocks() -> None:
         assert 0 < int(blocks_held[1].replace(",", "")) < CONFIG.fleet.blocks_per_pod
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_live_view_that_is_gone_at_the_end() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
@@ -118,6 +123,7 @@ def test_a_fleet_whose_process_died_is_a_clear_error() -> None:
             fleet.serve(0, tokens, tokens[:8])
 
 
+@pytest.mark.slow
 def test_a_request_too_large_for_a_pod_is_a_clear_error_and_the_fleet_goes_on() -> None:
     with Fleet(FleetConfig(pods=1, blocks_per_pod=8)) as fleet:
         tokens = np.arange(16 * 9, dtype=np.uint32)
@@ -126,6 +132,7 @@ def test_a_request_too_large_for_a_pod_is_a_clear_error_and_the_fleet_goes_on() 
         assert fleet.serve(0, tokens[:32], tokens[:1]).cached_tokens == 0
 
 
+@pytest.mark.slow
 def test_a_run_over_emptied_caches_is_the_same_again() -> None:
     with Fleet(SETTLED.fleet) as fleet, EmbeddedAtlas(fleet) as atlas:
         fleet.wait_for_subscribers()

@@ -15,17 +15,16 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ReadingConfig, ShardsConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from tests.cluster.asker import Asker
-from tests.cluster.living_fleet import Fleet, fleet_of, local_ray, process_of, wait_until
+from tests.cluster.living_fleet import Fleet, fleet_of, process_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 UP_S = 90.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -26,19 +26,18 @@ from kvatlas.ingest.discovery.pods import DiscoveredPod
 from kvatlas.ingest.sockets.source_config import SourceConfig
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from tests.cluster.asker import Asker
-from tests.cluster.living_fleet import Fleet, fleet_of, local_ray, process_of, wait_until
+from tests.cluster.living_fleet import Fleet, fleet_of, process_of, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(400),
+]
 
 STORM = 10_000
 _MORE_BYTES_MAX = 600 << 20
 """That a process may take for the storm; unbounded growth would be gigabytes."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,7 @@ def test_a_payload_that_is_no_batch_is_described_as_such() -> None:
     assert said.startswith("pod-a #7: not a batch (")
 
 
+@pytest.mark.slow
 def test_silence_says_whether_anybody_was_there(server: SimulatedServer) -> None:
     publisher = server.listen()
     with Watch(WatchConfig(endpoints=(publisher.endpoint,), seconds=2)) as watch:

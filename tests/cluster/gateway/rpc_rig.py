@@ -77,7 +77,9 @@ def served_rpc(backend: EmbeddedBackend, config: GatewayConfig | None = None) ->
     config = config or GatewayConfig(grpc=LISTEN)
     desk = Desk(backend)
     app = GatewayApp(desk, config)
-    server = rpc_server(config, RpcAnswers(desk, app.tenants, app.rates, app.metrics))
+    containers_max = config.limits.containers_max
+    answers = RpcAnswers(desk, app.tenants, app.rates, app.metrics, containers_max=containers_max)
+    server = rpc_server(config, answers)
     (address,) = server.start()
     try:
         yield address

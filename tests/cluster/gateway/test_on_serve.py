@@ -17,7 +17,7 @@ from kvatlas.cluster.config.gateway_config import GatewayConfig, GatewayLimits, 
 from kvatlas.cluster.gateway.deploying import application_name
 from tests.cluster.gateway.rig import Asker
 from tests.cluster.gateway.rpc_rig import Stub
-from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, local_ray
+from tests.cluster.living_fleet import MODEL, Fleet, fleet_of
 from tests.ports import free_ports
 
 pytestmark = [
@@ -32,10 +32,9 @@ BODY_BYTES_MAX = 1 << 20
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with local_ray():
-        yield
-        serve.shutdown()  # type: ignore[no-untyped-call]
+def _serve(shared_ray: None) -> Iterator[None]:
+    yield
+    serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="module")

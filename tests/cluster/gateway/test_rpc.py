@@ -42,6 +42,7 @@ def test_the_file_for_readers_says_what_the_messages_are(definition: Definition)
     assert compiled == ours
 
 
+@pytest.mark.slow
 def test_a_client_of_llm_d_gets_scores_of_a_text(
     address: str, backend: EmbeddedBackend, gateway_tokenizers: Tokenizers
 ) -> None:

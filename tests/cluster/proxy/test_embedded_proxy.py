@@ -135,6 +135,7 @@ def test_a_port_that_is_taken_is_said(models: Path, proxy: EmbeddedProxy) -> Non
         EmbeddedProxy(config_of(models), port=taken)
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_told_to_end(models: Path, pods: RunningPods) -> None:
     given = [f"--pod={one.url},{one.events},{one.replays}" for one in pods.pods]
     command = [sys.executable, "-m", "kvatlas.cluster.cli", "proxy", *given, "--model", MODEL]

@@ -38,6 +38,7 @@ def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [

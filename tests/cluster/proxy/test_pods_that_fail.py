@@ -104,6 +104,7 @@ def test_a_request_that_breaks_pods_breaks_two_of_them_at_most() -> None:
     play(scenario())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_pod_that_accepts_and_never_answers_ends_in_504(streams: bool) -> None:
     async def scenario() -> None:
@@ -219,6 +220,7 @@ def test_a_client_that_reads_slowly_has_the_pod_wait_and_costs_no_memory() -> No
     play(scenario())
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_for_too_long_is_let_go() -> None:
     async def scenario() -> None:
         async with rig(pods=1, config=limited(reading_s_max=0.3)) as one:

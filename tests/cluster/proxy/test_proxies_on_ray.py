@@ -20,10 +20,15 @@ from kvatlas.cluster.config.proxy_config import ProxyConfig
 from kvatlas.cluster.proxy import placing
 from kvatlas.cluster.proxy.simulator.running_pods import RunningPods
 from kvatlas.ingest.discovery.config import DiscoveryConfig, StaticWatchConfig
-from tests.cluster.living_fleet import local_ray, wait_until
+from tests.cluster.living_fleet import wait_until
 from tests.ports import free_ports
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 MODEL = "proxied/model"
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -49,11 +54,9 @@ def config(pods: RunningPods) -> ClusterConfig:
 
 @pytest.fixture(scope="module")
 def client(config: ClusterConfig) -> Iterator[Client]:
-    with local_ray():
-        client = launch.start(config)
+    with launch.start(config) as client:
         wait_until(lambda: len(client.serving_pods()) == 2, 30)
         yield client
-        client.close()
 
 
 def complete(config: ClusterConfig, prompt: list[int]) -> tuple[Any, Any]:

@@ -85,6 +85,7 @@ def recording(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_recording_of_a_server_has_what_it_still_had_and_what_it_said_then(
     path: Path, server: SimulatedServer, meanwhile: Callable[[Callable[[], object]], None]
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_recording_of_a_server_has_what_it_still_had_and_what_it_said_then(
     assert (told["played"]["answered"], told["played"]["played"]) in {(1, 1), (2, 0)}
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_a_recording_cleanly(path: Path, server: SimulatedServer) -> None:
     publisher = server.listen()
     process = subprocess.Popen(
@@ -135,6 +137,7 @@ def test_an_interrupt_ends_a_recording_cleanly(path: Path, server: SimulatedServ
         assert len(list(reader.records())) == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_line(path: Path, server: SimulatedServer) -> None:
     publisher = server.listen()
     limited = "from resource import *; setrlimit(RLIMIT_FSIZE, (4096, getrlimit(RLIMIT_FSIZE)[1]))"
@@ -232,6 +235,7 @@ def test_sockets_play_to_whoever_subscribes(
     assert heard == recorded
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_a_stay(recording: Path) -> None:
     options = ("--speed", "full", "--subscribers", 0, "--stay", "--json")
     process = subprocess.Popen(

@@ -77,6 +77,7 @@ def test_a_policy_that_only_follows_prefixes_sends_a_burst_to_one_pod() -> None:
         assert len(requests_by_pod(served)) == 1
 
 
+@pytest.mark.slow
 def test_a_prefix_in_fashion_is_shared_by_as_many_pods_as_it_takes() -> None:
     """Nine of ten requests begin alike, for a minute, at two thirds of what the fleet can do."""
     prefix = tokens(4096)

@@ -28,6 +28,8 @@ class Alive:
         self.held = choice.prompt_tokens + expected
         self.prompt = choice.prompt_tokens
         self.expected = expected
+        self.credits: dict[str, int] = {}
+        """Tokens that each candidate was credited with."""
         self.has_prefilled = False
         self.is_routed = routed
         self.is_reserved = choice.is_reserved
@@ -82,6 +84,8 @@ class LifeOfRequests(RuleBasedStateMachine):
         for other in waiting[:1]:
             self.alive[name].remove(other)
         self.alive[name].append(request)
+        receipt = self.fleet.receipt(name)
+        request.credits = {account.pod: int(account.credited_tokens) for account in receipt.candidates}
 
     @rule(name=IDS)
     def route(self, name: str) -> None:
@@ -90,6 +94,19 @@ class LifeOfRequests(RuleBasedStateMachine):
         for request in waiting:
             request.is_routed = request.is_reserved = True
             self.mention(request)
+
+    @rule(name=IDS, pod=st.sampled_from(PODS))
+    def move(self, name: str, pod: str) -> None:
+        if len(self.alive[name]) != 1 or not self.alive[name][0].is_routed:
+            return
+        request = self.alive[name][0]
+        assert self.fleet.chooser.routed(name, pod)
+        self.mention(request)
+        if pod == request.pod:
+            return
+        request.pod, request.has_prefilled, request.is_reserved = pod, False, True
+        request.prefill = request.prompt - request.credits.get(pod, 0)
+        request.held = request.prompt + request.expected
 
     @rule(name=IDS)
     def prefill_done(self, name: str) -> None:

@@ -84,7 +84,9 @@ def test_the_oldest_receipts_go_by_number() -> None:
         assert [receipt.request_id for receipt in fleet.chooser.receipts()] == ["4", "3", "2"]
         with pytest.raises(InputError):
             fleet.chooser.receipt("1")
-        assert fleet.chooser.statistics().receipts == 3
+        statistics = fleet.chooser.statistics()
+        assert (statistics.receipts, statistics.receipts_dropped) == (3, 2)
+        assert fleet.receipt("4").view_age_s == 0, "an atlas follows its workers itself"
         assert fleet.chooser.completed("0")  # in flight all the same
 
 
@@ -94,6 +96,7 @@ def test_the_oldest_receipts_go_by_bytes() -> None:
             fleet.chooser.choose(prompt(64, i), model="m")
         statistics = fleet.chooser.statistics()
         assert 10 < statistics.receipts < 40 and statistics.receipts_bytes <= 64 << 10
+        assert statistics.receipts + statistics.receipts_dropped == 200
 
 
 def test_a_large_fleets_receipt_names_the_cheapest() -> None:

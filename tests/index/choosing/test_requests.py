@@ -9,6 +9,7 @@ from kvatlas.index.choosing.serving import Serving
 from kvatlas.index.choosing.settings import ChoosingConfig
 from kvatlas.index.errors import InputError, NoWorkerError
 from tests.index.choosing.small_fleet import SmallFleet, prompt
+from tests.ingest.plain_batches import stored
 
 
 def test_a_request_counts_until_it_ends() -> None:
@@ -127,6 +128,63 @@ def test_a_ranking_reserves_nothing_until_it_is_said_where_the_request_went() ->
         assert fleet.receipt("x").sent_pod == "b" and fleet.receipt("x").pod == "a"
         assert fleet.chooser.choose(prompt(10), model="m", pods=["b"], reserve=False).cached_tokens == 160
         assert fleet.chooser.completed("x") and fleet.load("b")[2] == 0
+
+
+def test_a_request_that_is_said_to_go_elsewhere_moves_there_with_its_receipt() -> None:
+    with SmallFleet() as fleet:
+        fleet.hold("a", 8)
+        fleet.hold("b", 4)
+        fleet.chooser.rank(prompt(10), model="m", request_id="x")
+        assert fleet.chooser.routed("x", "a") and fleet.chooser.routed("x", "a", 0)
+        assert fleet.load("a") == (161 - 128, 161 + 256, 1)
+        assert fleet.chooser.routed("x", "b")
+        assert fleet.load("b") == (161 - 64, 161 + 256, 1) and fleet.load("a") == (0, 0, 0)
+        # "a" is not expected to get the prompt's other blocks any more, "b" is.
+        held = {pod: fleet.chooser.choose(prompt(10), model="m", pods=[pod], reserve=False) for pod in "ab"}
+        assert (held["a"].cached_tokens, held["b"].cached_tokens) == (128, 160)
+        assert fleet.chooser.statistics().moved == 1
+        assert fleet.chooser.completed("x", cached_tokens=64) and fleet.load("b") == (0, 0, 0)
+        receipt = fleet.receipt("x")
+        assert (receipt.pod, receipt.sent_pod, receipt.actual_cached_tokens) == ("a", "b", 64)
+        assert receipt.outcome == "completed" and fleet.chooser.statistics().reused_tokens == 64
+        assert not fleet.chooser.routed("x", "c")
+
+
+def test_a_request_that_moves_back_went_to_the_one_chosen() -> None:
+    with SmallFleet() as fleet:
+        choice = fleet.chooser.choose(prompt(10), model="m", request_id="x")
+        other = "a" if choice.pod != "a" else "b"
+        for pod in (other, choice.pod):
+            assert fleet.chooser.routed("x", pod)
+            assert [fleet.load(name)[2] for name in "abc"] == [int(name == pod) for name in "abc"]
+        assert fleet.receipt("x").sent_pod is None
+        fleet.chooser.prefill_done("x")
+        assert fleet.chooser.routed("x", other) and fleet.load(other)[0] > 0, "it is prefilled anew there"
+        assert fleet.chooser.failed("x") and fleet.load(other) == (0, 0, 0)
+
+
+def test_a_request_that_was_chosen_elsewhere_moves_too() -> None:
+    with SmallFleet(("a", "b")) as fleet:
+        assert fleet.chooser.adopt("x", "a", 0, model="m", prompt_tokens=100, output_tokens=5)
+        assert fleet.chooser.routed("x", "b")
+        assert fleet.load("a") == (0, 0, 0) and fleet.load("b")[0] == 100
+
+
+def test_what_a_ranked_request_loads_teaches_how_fast_its_worker_loads() -> None:
+    with SmallFleet(("a",), ChoosingConfig()) as fleet:
+        tokens, blocks = prompt(200), list(range(1, 151))
+        fleet.say("a", stored(blocks, tokens[: 150 * 16]))
+        fleet.say("a", {"type": "BlockStored", "block_hashes": blocks, "medium": "CPU"})
+        fleet.say("a", {"type": "BlockRemoved", "block_hashes": blocks})
+        for number in range(10):
+            long = prompt(100, family=number + 1) if number < 5 else tokens
+            fleet.chooser.rank(long, model="m", request_id="x")
+            fleet.chooser.routed("x", "a", 0)
+            fleet.clock.now_s += 5
+            fleet.chooser.prefill_done("x")
+            fleet.chooser.completed("x")
+            fleet.clock.now_s += 10  # nothing is expected of it beyond what its events have said
+        assert fleet.chooser.statistics().loads["learned_loads"] == 5
 
 
 def test_where_only_the_pod_is_known_its_best_rank_counts() -> None:

@@ -47,6 +47,7 @@ def run_chats(options: TimedFleetOptions, choosing: ChoosingConfig, per_s: float
         return fleet.run(chat_arrivals(600, per_s, with_sessions=False))
 
 
+@pytest.mark.slow
 def test_chats_stay_where_their_history_is() -> None:
     options = TimedFleetOptions(pods=6, blocks=4096)
     arrivals = chat_arrivals(600, 10.0, with_sessions=True)
@@ -56,12 +57,14 @@ def test_chats_stay_where_their_history_is() -> None:
         assert hit_rate(served) >= 0.75
 
 
+@pytest.mark.slow
 def test_what_is_predicted_is_what_is_reused() -> None:
     served = run_chats(TimedFleetOptions(pods=6, blocks=4096), ChoosingConfig())
     exact = sum(request.cached_tokens == request.predicted_tokens for request in served)
     assert exact >= 0.95 * len(served)
 
 
+@pytest.mark.slow
 def test_by_prefix_more_is_reused_than_round_robin_and_first_tokens_come_sooner() -> None:
     options = TimedFleetOptions(pods=6, blocks=2048)
     ours = run_chats(options, ChoosingConfig(), per_s=25.0)
@@ -70,6 +73,7 @@ def test_by_prefix_more_is_reused_than_round_robin_and_first_tokens_come_sooner(
     assert np.quantile([r.ttft_s for r in ours], 0.9) < np.quantile([r.ttft_s for r in others], 0.9)
 
 
+@pytest.mark.slow
 def test_chats_stay_where_they_were_sent_when_no_pod_publishes_events() -> None:
     """By routing history alone, in keys of its own: nobody has told the model's block size."""
     names = [f"pod{number}" for number in range(6)]
@@ -88,6 +92,7 @@ def test_pods_without_events_beside_others_get_their_share_and_their_prefixes_ba
     assert hit_rate(without) >= 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slowness", [3, 8])
 def test_a_slow_pod_gets_fewer_requests_and_the_tail_does_not_wait_for_it(slowness: int) -> None:
     slow = Pace(prefill_tokens_per_s=8000 / slowness, step_s=0.015 * slowness)

@@ -103,3 +103,4 @@ def test_the_model_server_of_the_manifests_would_be_found() -> None:
     }
     found = as_discovered(msgspec.convert(pod, KubePod), KubernetesWatchConfig())
     assert (found.model, found.sources[0].endpoint) == ("some/model", "tcp://10.0.0.1:5557")
+    assert found.serving.url == "http://10.0.0.1:8000"

@@ -321,6 +321,7 @@ def test_events_of_unknown_types_are_counted(api: KubernetesApi, told: ToldPods,
         assert not told.pods
 
 
+@pytest.mark.slow
 def test_a_watch_that_its_time_has_ended_is_continued_and_lists_are_repeated(
     api: KubernetesApi, told: ToldPods, tmp_path: Path
 ) -> None:

@@ -216,6 +216,7 @@ def test_content_made_to_unfold_or_nest_without_end_is_refused(content: bytes) -
         parse_pods(content, "file")
 
 
+@pytest.mark.slow
 def test_ten_thousand_pods_in_a_file_are_read() -> None:
     assert len(parse_pods(text(*(f"p{number}" for number in range(10_000))).encode(), "file")) == 10_000
 

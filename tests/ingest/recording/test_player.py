@@ -302,6 +302,7 @@ def test_a_batch_that_came_twice_does_not_empty_the_replay_socket(path: Path, pe
         assert replayed(peers, player)[:2] == [list(reply(8)), list(reply(9))]
 
 
+@pytest.mark.slow
 def test_full_speed_waits_for_the_slowest_subscriber(path: Path, peers: Peers) -> None:
     count = 20_000
     with RecordingWriter(path, [LIVE]) as writer:
@@ -317,6 +318,7 @@ def test_full_speed_waits_for_the_slowest_subscriber(path: Path, peers: Peers) -
     assert heard == list(range(count))
 
 
+@pytest.mark.slow
 def test_a_stop_ends_playing_though_a_subscriber_does_not_read(path: Path, peers: Peers) -> None:
     count, frame = 3000, bytes(20_000)
     with RecordingWriter(path, [LIVE]) as writer:

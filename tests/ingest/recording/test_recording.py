@@ -124,6 +124,7 @@ def test_time_never_runs_backwards_though_a_clock_does(path: Path) -> None:
     assert [record.time_ns // 1_000_000_000 for record in read(path)] == [5, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_recording_cut_anywhere_is_readable_up_to_the_cut(path: Path, small: bytes) -> None:
     ends = block_ends(path)
     assert len(ends) > 4
@@ -139,6 +140,7 @@ def test_a_recording_cut_anywhere_is_readable_up_to_the_cut(path: Path, small: b
             assert (reader.has_index, reader.damaged_bytes, reader.damaged_blocks) == (False, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_recording_cut_anywhere_is_gone_on_with(path: Path, small: bytes) -> None:
     ends = block_ends(path)
     for size in range(FILE_HEADER_BYTES, len(small)):

@@ -159,6 +159,7 @@ def garbage(start: int) -> Replies:
 SCRIPTS = (silent, endless, standing, backwards, another_pods, short_numbers, too_many_frames, garbage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 def test_a_replay_socket_that_misbehaves_leaves_others_alone_and_its_worker_in_doubt(
     peers: Peers, atlas: Atlas, good: SimulatedServer, script: Script
@@ -219,6 +220,7 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_a_flood_of_answers_costs_no_more_memory_than_its_bound(peers: Peers) -> None:
     big = encode_batch([], timestamp_s=1.0, data_parallel_rank=0) + bytes(100_000)
     atlas = Atlas(AtlasConfig(stream=StreamLimits(retry_s_min=0.01)))

@@ -23,6 +23,7 @@ _STEPS_MAX = 80
 _OFTEN = [name for name, weight in WEIGHTS.items() for _ in range(max(1, round(weight)))]
 
 
+@pytest.mark.slow
 @pytest.mark.native
 def test_no_worker_says_exact_and_is_wrong(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)

@@ -16,6 +16,7 @@ _STORIES = 2_000 if _IS_QUICK else 20_000
 _STEPS_MAX = 80
 
 
+@pytest.mark.slow
 def test_whoever_says_exact_is_right_and_all_that_can_heal_does(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     assert tell_many(tell, range(_STORIES), WEIGHTS, _STEPS_MAX) == _STORIES

@@ -181,6 +181,7 @@ def test_claimed_lengths_cost_nothing(payload: bytes) -> None:
     assert peak_bytes < 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", [wire.NIL, CLEARED, stored(token_ids=wire.integers(*[1] * 99))])
 def test_memory_grows_with_the_payload_and_not_faster(event: bytes) -> None:
     peaks = []

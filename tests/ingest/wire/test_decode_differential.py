@@ -112,6 +112,7 @@ def test_they_agree_on_values_of_any_type_anywhere(payload: bytes) -> None:
     assert_same(payload)
 
 
+@pytest.mark.slow
 @given(damaged_payloads())
 def test_they_agree_on_damaged_payloads(payload: bytes) -> None:
     assert_same(payload)
@@ -122,6 +123,7 @@ def test_they_agree_on_any_bytes(payload: bytes) -> None:
     assert_same(payload)
 
 
+@pytest.mark.slow
 def test_they_agree_on_every_beginning_of_every_form() -> None:
     for payload in example_payloads():
         assert plain(payload) != NOT_A_BATCH
@@ -139,6 +141,7 @@ def test_they_agree_on_every_first_byte_of_a_value() -> None:
             assert_same(batch_of(stored(token_ids=value, session_id=value), CLEARED))
 
 
+@pytest.mark.slow
 def test_they_agree_on_every_kind_and_every_edge_in_every_place() -> None:
     for value in VALUES:
         pair = wire.array(wire.text("image"), value, value)

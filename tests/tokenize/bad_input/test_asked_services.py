@@ -58,6 +58,7 @@ ANSWERS: dict[str, Callable[[Question], bytes | Iterator[bytes]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWERS)
 def test_pod_that_misbehaves_is_one_error_in_time(folder: Path, name: str) -> None:
     with ScriptedPod(ANSWERS[name]) as pod:

@@ -17,6 +17,7 @@ from tests.tokenize.chat.templates.reference import reference_render
 pytestmark = pytest.mark.timeout(60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHATS)
 def test_hostile_chat_is_one_clear_error(tokenizers: Tokenizers, name: str) -> None:
     chat, kind, words = CHATS[name]

@@ -13,18 +13,17 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import TokenizersConfig
 from kvatlas.index.errors import InputError, KvatlasError, TokenizerError
 from kvatlas.tokenize.config import TokenizeConfig, TokenizeLimits
-from tests.cluster.living_fleet import Fleet, fleet_of, local_ray, wait_until
+from tests.cluster.living_fleet import Fleet, fleet_of, wait_until
 from tests.cluster.pool_rig import cluster_of, up
 from tests.tokenize.bad_input.hostile_chats import BIG, CHATS
 from tests.tokenize.bad_input.victims import TEXT, check_message, plain_ids
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with local_ray():
-        yield
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),
+]
 
 
 @pytest.fixture(scope="module")

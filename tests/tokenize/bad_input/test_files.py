@@ -77,6 +77,7 @@ def folder(tmp_path: Path) -> Path:
     return write_victims(tmp_path / "models")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_component_of_a_wrong_type_loads_or_is_one_error(folder: Path, component: str) -> None:
     for class_name in ("PreTrainedTokenizerFast", "Qwen2Tokenizer"):
@@ -183,6 +184,7 @@ def test_spoiled_file_is_one_error_and_the_old_one_goes_on(
     old.close()
 
 
+@pytest.mark.slow
 def test_files_that_come_and_go_while_in_use_give_ids_of_the_old_or_the_new(folder: Path) -> None:
     """A writer that tears files, removes the folder and puts another tokenizer there; readers meanwhile."""
     tokenizers = victims(folder, look_s=0.0)

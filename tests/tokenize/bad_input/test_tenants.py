@@ -60,6 +60,7 @@ def test_ids_that_a_caller_changes_are_its_own(folder: Path) -> None:
     tokenizers.close()
 
 
+@pytest.mark.slow
 def test_flood_of_one_tenant_leaves_the_memo_to_those_who_come_back(folder: Path) -> None:
     tokenizers = victims(folder, memo_bytes_max=1 << 20)
     ours = "".join(f"<|a|>turn {number} of a conversation that goes on<|b|>" for number in range(50))

@@ -154,6 +154,7 @@ def test_what_a_plan_from_before_a_clear_brings_is_not_remembered() -> None:
     assert memo.plan(CUTTER, "held|new").missing() == ["held", "new"]
 
 
+@pytest.mark.slow
 def test_text_of_100_mb_and_one_of_a_million_pieces_are_cut_and_remembered() -> None:
     memo = SegmentMemo(1 << 30, 1)
     lines = Cutter([("<s>", 5)], LINES_BEFORE_TEXT, 4096)
@@ -194,6 +195,7 @@ assert memo.plan(cutter, "held|new").n_missing == 0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("san.so" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers need address space")
 def test_memory_that_runs_out_is_an_error_or_a_refusal_and_the_memo_goes_on() -> None:
     done = subprocess.run(

@@ -67,6 +67,7 @@ def test_cuts_with_many_added_tokens_and_first_letters_are_those_of_the_model(
     assert cut(added_tokens, rule, 6, text) == model.cut(added_tokens, rule, 6, text)
 
 
+@pytest.mark.slow
 def test_every_character_of_unicode_is_white_space_exactly_where_the_model_says_so() -> None:
     memo = SegmentMemo(0, 1)
     behind = Cutter([], LINES_BEFORE_TEXT, 1)

@@ -90,6 +90,7 @@ def test_no_ids_of_before_a_clear_are_found_after_it() -> None:
         asker.join()
 
 
+@pytest.mark.slow
 def test_plan_of_a_large_text_lets_other_threads_compute() -> None:
     """Threads switch only where one gives the GIL away: who runs while the other plans proves that it did."""
     text = "x|" * (20 << 20)

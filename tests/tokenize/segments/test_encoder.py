@@ -146,6 +146,7 @@ def test_a_share_of_the_answers_is_checked_and_the_first_few_always() -> None:
     assert {encoder.statistics()["mismatches"] for encoder in (never, always, half)} == {0}
 
 
+@pytest.mark.slow
 def test_a_text_of_more_than_a_million_characters_is_not_compared() -> None:
     """Encoded whole it would take more memory than all its pieces, one after the other."""
     reference, encoder = tokenizer_of(), encoder_of(check_share=1.0)
@@ -300,6 +301,7 @@ def test_threads_get_the_right_answers_while_the_memo_is_cleared_and_full() -> N
     assert encoder.statistics()["answers"] == 6 * 5 * len(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3", "gpt-oss"])
 def test_real_tokenizers_are_remembered_and_right(name: str, shared: Path) -> None:
     reference = Tokenizer.from_file(str(shared / "tokenizers" / name / "tokenizer.json"))
@@ -328,6 +330,7 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallelism", [None, "false"])
 def test_without_the_librarys_threads_and_after_a_fork_answers_are_the_same(parallelism: str | None) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}

@@ -68,6 +68,7 @@ def test_pieces_of_real_tokenizers_have_the_ids_of_the_whole(
     assert pieces == tokenizer.encode(text, add_special_tokens=False).ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*KINDS, "first", *REAL])
 def test_the_object_tells_what_its_file_tells(name: str, request: pytest.FixtureRequest) -> None:
     if name in REAL:

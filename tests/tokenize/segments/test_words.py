@@ -142,6 +142,7 @@ def test_where_lines_stay_whole_there_are_no_words() -> None:
     assert prove(definition_of(of(in_row(split_of(QWEN2), mapped())))).word_rule == WORDS_ONE_DIGIT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expression", RULES, ids=["Qwen2", "Llama 3", "o200k"])
 @given(texts=st.lists(ascii_texts | mixed_texts, min_size=1, max_size=4))
 def test_ids_of_texts_by_words_are_the_librarys(expression: str, texts: list[str]) -> None:
@@ -153,6 +154,7 @@ def test_ids_of_texts_by_words_are_the_librarys(expression: str, texts: list[str
     assert encoder.exactness.is_usable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3", "gpt-oss"])
 def test_a_new_text_of_known_words_needs_nothing_of_the_library(shared: Path, name: str) -> None:
     tokenizer = Tokenizer.from_file(str(shared / "tokenizers" / name / "tokenizer.json"))
@@ -171,6 +173,7 @@ def test_a_new_text_of_known_words_needs_nothing_of_the_library(shared: Path, na
     assert counts["words_bytes"] <= counts["words_bytes_max"] == (64 << 20) // 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3", "gpt-oss"])
 def test_words_of_real_texts_have_the_librarys_ids(shared: Path, name: str) -> None:
     tokenizer = Tokenizer.from_file(str(shared / "tokenizers" / name / "tokenizer.json"))

@@ -143,6 +143,7 @@ def test_request_or_answer_that_is_too_long_is_refused_and_the_service_goes_on(
     server.stop(0)
 
 
+@pytest.mark.slow
 def test_text_or_chat_beyond_the_limits_of_tokenizers_is_an_answer(tokenizers: Tokenizers) -> None:
     with TokenizationServer(tokenizers, ServiceConfig(listen=(":0",))) as server:
         with Caller(server.addresses[0]) as caller:

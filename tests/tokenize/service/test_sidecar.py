@@ -227,6 +227,7 @@ def test_service_that_serves_a_service_keeps_the_kind_of_errors(service: str) ->
     front.close()
 
 
+@pytest.mark.slow
 def test_threads_may_close_and_call_at_once(service: str) -> None:
     tokenizer = found(service)
     stop = threading.Event()

@@ -26,6 +26,7 @@ def in_a_new_process(program: str) -> str:
     return (done.stdout + done.stderr).strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_prepared_before_it_is_imported_ray_reads_the_variables() -> None:
     program = (
         f"{PREPARE}\n"
@@ -36,6 +37,7 @@ def test_prepared_before_it_is_imported_ray_reads_the_variables() -> None:
     assert in_a_new_process(program) == "True True True"
 
 
+@pytest.mark.slow
 def test_prepared_too_late_all_variables_are_named() -> None:
     said = in_a_new_process(f"import ray.serve\n{PREPARE}")
     assert all(f"{name}=1" in said for name in VARIABLES)

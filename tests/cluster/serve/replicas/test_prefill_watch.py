@@ -102,6 +102,28 @@ def test_beyond_its_bound_calls_are_counted_and_not_watched(rig: Rig) -> None:
     assert (statistics.watched, statistics.unseen) == (3, 2)
 
 
+def test_calls_that_end_at_once_take_no_room_for_long(rig: Rig) -> None:
+    for number in range(20):
+        rig.begin(str(number))
+        rig.watch.forget(str(number))
+    assert rig.watch.statistics().unseen == 20
+    names = map(str, itertools.count(100))
+
+    def is_watched() -> bool:
+        rig.begin(next(names))
+        return rig.watch.statistics().watched == 1
+
+    wait_until(is_watched, 10, rig.watch.statistics)
+
+
+def test_a_call_that_comes_after_a_pause_wakes_it(rig: Rig) -> None:
+    for name in ("first", "second"):
+        pod = rig.begin(name)
+        rig.servers[pod].serve(PROMPT)
+        wait_until(lambda: rig.watch.statistics().watched == 0, 10, rig.watch.statistics)
+    assert rig.watch.statistics().seen == 2
+
+
 def test_closing_ends_the_thread_though_calls_are_watched() -> None:
     before = set(threading.enumerate())
     rig = Rig()

@@ -26,13 +26,18 @@ class Expected:
     def __init__(self, n: int) -> None:
         self.states = [0] * n
         self.index, self.cached, self.credits, self.costs = ([0.0] * n for _ in range(4))
+        self.loaded: list[tuple[int, int, int] | None] = [None] * n
+        """From cpu, disk and storage; None: not for sure."""
         self.in_seconds = False
 
 
 class Case:
     """One request, its candidates and weights."""
 
-    def __init__(self, rng: random.Random, slots: Sequence[int], known_rates: float) -> None:
+    def __init__(
+        self, rng: random.Random, slots: Sequence[int], known_rates: float, load_tier: int | None = None
+    ) -> None:
+        """`load_tier`: most of the prompt is to be loaded from there, for sure."""
         n = len(slots)
         self.slots = list(slots)
         self.prompt, self.output = rng.choice([0, 40, 1000, 8192]), rng.choice([0, 64])
@@ -59,6 +64,11 @@ class Case:
             rng.choice([0, 0, 2]),
             rng.choice([0.0, 256.0]),
         )
+        if load_tier is not None:
+            self.prompt, self.hints, self.discounts = 8192, None, [1.0] * n
+            self.tiers = {row: [0] * 5 for row in range(n)}
+            for tiers in self.tiers.values():
+                tiers[load_tier] = rng.choice([300, 400, 512])
         self.temperature = rng.choice([0.0, 0.0, 0.5])
 
     def ask(self, book: LoadBook, now_s: float, name: str, reserve: bool, seed: int) -> Decision:
@@ -111,7 +121,9 @@ class Case:
             if slot not in model.workers:
                 out.states[row] = GONE
                 continue
-            self._credit(out, row, model.workers[slot].accuracy)
+            worker = model.workers[slot]
+            costs = worker.tier_costs(self.weights.tier_costs, seconds[row] if seconds else 0.0, now_s)
+            self._credit(out, row, worker.accuracy, costs)
             load = model.load(slot, now_s, 1 / self.rates[row] if self.rates[row] else 0.0)
             w = self.weights
             others = w.prefill * load.prefill + w.decode * load.decode
@@ -123,16 +135,18 @@ class Case:
             out.costs[row] = cost * seconds[row] if seconds is not None else cost
         return out
 
-    def _credit(self, out: Expected, row: int, accuracy: float) -> None:
+    def _credit(self, out: Expected, row: int, accuracy: float, tier_costs: list[float]) -> None:
         tiers = self.tiers.get(row, [0] * 5) if self.discounts[row] != 0 else [0] * 5
         loss = 1 if row in self.partial else 0
-        worth = sum(n * BLOCK * (1 - cost) for n, cost in zip(tiers, self.weights.tier_costs, strict=True))
+        worth = sum(n * BLOCK * (1 - cost) for n, cost in zip(tiers, tier_costs, strict=True))
         share = accuracy if self.discounts[row] < 0 else self.discounts[row]
         hint = min(
             self.hints[row] if self.hints is not None else 0.0, max(self.prompt - 1, 0) // BLOCK * BLOCK
         )
         out.index[row] = max(min(sum(tiers) * BLOCK, self.prompt) - loss, 0)
         out.cached[row] = max(out.index[row], hint)
+        if self.discounts[row] == 1 and whole(out.cached[row]) == whole(out.index[row]) and not tiers[4]:
+            out.loaded[row] = (tiers[1] * BLOCK, tiers[2] * BLOCK, tiers[3] * BLOCK)
         out.credits[row] = max(max(min(worth, self.prompt) - loss, 0) * share, hint)
 
     def check(self, decision: Decision, expected: Expected) -> int | None:

@@ -111,6 +111,23 @@ class SmallFleet:
             assert self.book.completed(request_id, from_s) is not None
         return from_s
 
+    def load_back(
+        self, row: int, loaded: Sequence[int], seconds: float, *, computed: int = 100, from_s: float = 0.0,
+        times: int = 1, prefill_tokens: int = 300,
+    ) -> float:  # fmt: skip
+        """The worker loads so many tokens from cpu, disk and storage and computes some, some times."""
+        for _ in range(times):
+            self.last_id = f"request{next(self._ids)}"
+            assert self.book.reserve(
+                row, request_id=self.last_id, prefill_tokens=prefill_tokens,
+                prompt_tokens=sum(loaded) + computed, output_tokens=0, cached_tokens=sum(loaded),
+                loaded_tokens=loaded, now_s=from_s,
+            )  # fmt: skip
+            from_s += seconds
+            assert self.book.prefill_done(self.last_id, from_s)
+            assert self.book.completed(self.last_id, from_s) is not None
+        return from_s
+
     def loads(self, now_s: float | None = None) -> list[tuple[float, float, int]]:
         """(prefill, decode, requests) of each."""
         found = self.book.snapshot(self.candidates, now_s)

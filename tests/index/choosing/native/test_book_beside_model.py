@@ -30,6 +30,8 @@ class Pair:
         """Share of candidates whose rate is configured."""
         self.is_calm = rng.random() < 0.5
         """One pod, and nearly all requests say when their prefill is done: its rate is learned."""
+        self.load_tier = rng.choice([None, 1, 2, 3])
+        """From which many prompts are loaded: its rate is learned where it is calm."""
         self.named = 0
         self.pods: dict[str, list[int]] = {}
         for pod in range(1 if self.is_calm else PODS):
@@ -76,7 +78,8 @@ class Pair:
 
     def choose(self) -> None:
         rng, slots = self.rng, self.slots()
-        case = Case(rng, slots, self.known_rates)
+        load_tier = rng.choice([None, self.load_tier]) if self.is_calm else None
+        case = Case(rng, slots, self.known_rates, load_tier)
         name = self.name() if rng.random() < 0.1 else self.new_name()
         reserve, seed = rng.random() < 0.8, rng.getrandbits(63)
         expected = case.expect(self.model, self.now_s)
@@ -98,6 +101,8 @@ class Pair:
             whole(cached) == whole(index),
             self.now_s,
             self.now_s,
+            computed=case.prompt - whole(index),
+            loaded=expected.loaded[row],
         )
         assert decision.is_reserved == self.model.enter(sent)
 
@@ -105,9 +110,11 @@ class Pair:
         rng, name = self.rng, self.name() if self.rng.random() < 0.3 else self.new_name()
         slot = rng.choice([*self.slots(), 60_000])
         prefill, prompt, output = rng.choice([0, 5, 2000]), rng.randrange(3000), rng.randrange(50)
+        loaded = rng.choice([None, None, (0, 0, 0), (5000, 0, 0), (0, 5000, 100)])
         sent = Sent(
-            name, slot, prefill, prompt + output, prompt, 9, output, True, True, self.now_s, self.now_s
-        )
+            name, slot, prefill, prompt + output, prompt, 9, output, True, True, self.now_s, self.now_s,
+            computed=max(prompt - 9, 0), loaded=loaded,
+        )  # fmt: skip
         done = self.native.reserve(
             slot,
             request_id=name,
@@ -115,6 +122,7 @@ class Pair:
             prompt_tokens=prompt,
             output_tokens=output,
             cached_tokens=9,
+            loaded_tokens=loaded,
             now_s=self.now_s,
         )
         assert done == self.model.enter(sent)
@@ -195,6 +203,10 @@ class Pair:
             assert found.accuracy[row] == pytest.approx(worker.accuracy)
             rate = worker.seconds_per_token()
             assert found.prefill_rate[row] == pytest.approx(1 / rate if rate else 0)
+            for tier in range(3):
+                back = worker.load_back(tier)
+                expected = 0 if back is None else 1 / back if back > 0 else np.inf
+                assert found.load_back_rates[row, tier] == pytest.approx(expected)
         own = {
             slot: tuple(sums) for slot, *sums in zip(*(c.tolist() for c in self.native.own()), strict=True)
         }

@@ -52,6 +52,15 @@ def test_prefills_that_end_in_one_step_are_one_stretch_and_not_infinitely_fast()
     assert rate(fleet) == pytest.approx(6000)
 
 
+def test_prefills_that_end_within_a_millisecond_were_one_step_too() -> None:
+    fleet = SmallFleet(1)
+    for stretch in range(4):
+        first, second = (fleet.give(0, 1500, now_s=float(stretch)) for _ in range(2))
+        fleet.book.prefill_done(first, stretch + 0.5)
+        fleet.book.prefill_done(second, stretch + 0.5005)
+    assert rate(fleet) == pytest.approx(6000)
+
+
 def test_while_another_router_has_work_there_nothing_is_learned() -> None:
     fleet = SmallFleet(1)
     share = remote(fleet, 500.0)

@@ -31,6 +31,7 @@ def test_a_template_that_takes_too_long_is_stopped(what: str) -> None:
         render(attacks.TIME[what])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", sorted(attacks.MEMORY))
 def test_a_template_that_wants_too_much_memory_is_stopped(what: str) -> None:
     with pytest.raises(TemplateError):
