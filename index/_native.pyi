@@ -446,4 +446,5 @@ class LoadBook:
     def statistics(self) -> dict[str, int]:
         """Now: reservations, slots, routers. Since the start: choices, reserved, saturated,
         unreserved_full (`reservations_max`), unreserved_duplicates, prefilled, completed, failed,
-        expired, forgotten, learned_prefills and learned_loads (stretches that taught a rate), unknown (mentions of requests that are not there), refused_routers."""
+        expired, forgotten, learned_prefills and learned_loads (stretches that taught a rate), unknown
+        (mentions of requests that are not there), refused_routers."""

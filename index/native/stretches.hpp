@@ -45,7 +45,6 @@ class WorkerRates {
   enum class Taught : uint8_t { nothing, prefill, loading };
   static constexpr double kStretchTokens = 1024;
   static constexpr double kCleanShare = 0.125;  // loaded per computed token, up to which loading goes unnoticed
-
   static constexpr double kOneStep_s = 0.001;
 
   // The first reservation that is to be prefilled, after none was.

@@ -82,22 +82,23 @@ class Tracking:
                 return False
             self._flights.mention(flight, now_s)
             flight.is_routed = True
-            leg = flight.legs[0]
+            legs, leg = flight.legs, flight.legs[0]
         if pod is not None and (pod != leg.pod or (rank is not None and rank != leg.rank)):
             worker = (pod, best_rank(flight.record, pod) if rank is None else rank)
             return self._redirect(flight, worker, now_s, is_new=is_new)
         if is_new:
-            self._send(flight, now_s)
+            self._send(flight, legs, now_s)
         return True
 
     def _redirect(self, flight: Flight, worker: Worker, now_s: float, *, is_new: bool) -> bool:
         """It goes to another worker, which does all of it. False: somebody said that it has ended."""
         leg, record = self._decider.leg(), flight.record
+        legs = [leg]
         fill_leg(leg, record, worker, self._decider.sets.slot(*worker), flight.prompt_tokens)
         with self._lock:
             if flight.is_ended:
                 return False
-            left, flight.legs = flight.legs, [leg]
+            left, flight.legs = flight.legs, legs
             has_prefilled, flight.has_prefilled = flight.has_prefilled, False
             self._counts["moved"] += not is_new
             if record is not None:
@@ -105,26 +106,26 @@ class Tracking:
                 is_chosen = chosen is not None and (chosen.pod, chosen.rank) == worker
                 record.sent_to = None if is_chosen else worker
         self._leave(record, left, now_s, has_prefilled=has_prefilled)
-        self._send(flight, now_s)
+        self._send(flight, legs, now_s)
         return True
 
-    def _send(self, flight: Flight, now_s: float) -> None:
-        """It counts at its workers, and they are expected to hold its prompt."""
-        record, legs = flight.record, flight.legs
+    def _send(self, flight: Flight, legs: Sequence[Leg], now_s: float) -> None:
+        """It counts at these workers, and they are expected to hold its prompt."""
+        record = flight.record
         if record is not None:
             self._note(record, legs, now_s)
             if len(legs) == 1 and legs[0].loaded_tokens is None and record.case is not None:
                 row = record.case.candidates.rows.get((legs[0].pod, legs[0].rank))
                 if row is not None:
                     predict(legs[0], record.case, row)
-        self._reserve(flight, now_s)
+        self._reserve(flight, legs, now_s)
 
     def adopted(self, flight: Flight, now_s: float) -> bool:
         """A request that was chosen elsewhere; false: the book is full."""
         with self._lock:
             is_tracked = self._fly(flight)
         if is_tracked:
-            self._reserve(flight, now_s)
+            self._reserve(flight, flight.legs, now_s)
         return flight.legs[0].is_reserved
 
     def _fly(self, flight: Flight) -> bool:
@@ -135,8 +136,7 @@ class Tracking:
         self._flights.add(flight)
         return True
 
-    def _reserve(self, flight: Flight, now_s: float) -> None:
-        legs = flight.legs
+    def _reserve(self, flight: Flight, legs: Sequence[Leg], now_s: float) -> None:
         for leg in legs:
             self._decider.reserve(leg, now_s)
         with self._lock:

@@ -115,6 +115,7 @@ def test_a_text_or_chat_that_is_none_is_refused_also_where_nobody_tokenizes(give
 
 def test_nobody_serves_an_unknown_model_or_pod_and_an_unknown_request_cannot_end() -> None:
     with SmallFleet(("a",)) as fleet:
+        asked: dict[str, Any]
         for asked in ({"model": "other"}, {"model": "m", "pods": ["nobody"]}, {"model": "m", "pods": []}):
             with pytest.raises(NoWorkerError):
                 fleet.chooser.choose(prompt(4), **asked)

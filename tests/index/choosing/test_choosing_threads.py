@@ -55,3 +55,17 @@ def test_requests_of_many_threads_leave_nothing_behind() -> None:
         assert statistics.in_flight == statistics.unknown_requests == statistics.loads["reservations"] == 0
         assert statistics.completed + statistics.failed == THREADS * EACH
         assert statistics.moved == THREADS * EACH // 4
+
+
+def test_a_request_that_many_threads_send_elsewhere_counts_at_one_worker() -> None:
+    with SmallFleet() as fleet:
+        for _ in range(200):
+            fleet.chooser.rank(prompt(10), model="m", request_id="x")
+            threads = [threading.Thread(target=fleet.chooser.routed, args=("x", pod)) for pod in "abc"]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert sum(fleet.load(pod)[2] for pod in "abc") == 1
+            assert fleet.chooser.failed("x")
+            assert [fleet.load(pod) for pod in "abc"] == [(0, 0, 0)] * 3
