@@ -49,9 +49,10 @@ def abandoned(fleet: SmallFleet, n: int) -> None:
 
 
 def refused(fleet: SmallFleet, n: int) -> None:
-    for asked in ({"labels": {"z": f"{n}" + "x" * 500}}, {"pods": [f"{n}-{i}" for i in range(200)]}):
-        with contextlib.suppress(KvatlasError):
-            fleet.chooser.choose(prompt(1), model="m", **asked)
+    with contextlib.suppress(KvatlasError):
+        fleet.chooser.choose(prompt(1), model="m", labels={"z": f"{n}" + "x" * 500})
+    with contextlib.suppress(KvatlasError):
+        fleet.chooser.choose(prompt(1), model="m", pods=[f"{n}-{i}" for i in range(200)])
 
 
 def models(fleet: SmallFleet, n: int) -> None:
