@@ -102,12 +102,7 @@ class Chooser:
         Raises NoWorkerError where nobody may serve it, OverloadedError with `retry_after_s` where all who
         may are saturated, InputError for a malformed prompt.
         """
-        wanted = ask_of(ask, asked)
-        began_ns = time.perf_counter_ns()
-        prompted = self._prompts.of(wanted, token_ids, prompt, messages)
-        tokenized_ns = time.perf_counter_ns()
-        look = self._looker.look(prompted.token_ids, **_asked(wanted, prompted))
-        return self._chosen(self._decide(wanted, prompted, look, began_ns, tokenized_ns))
+        return self._chosen(self._decide_now(ask_of(ask, asked), token_ids, prompt, messages))
 
     async def choose_async(
         self,
@@ -119,8 +114,7 @@ class Chooser:
         **asked: Unpack[AskFields],
     ) -> Choice:
         """As `choose`, for event loops: tokenizing, and asking shards that lie elsewhere, is awaited."""
-        wanted = ask_of(ask, asked)
-        return self._chosen(await self._decide_async(wanted, token_ids, prompt, messages))
+        return self._chosen(await self._decide_async(ask_of(ask, asked), token_ids, prompt, messages))
 
     def rank(
         self,
@@ -133,12 +127,7 @@ class Chooser:
     ) -> Ranking:
         """As `choose`, for whoever tries several in turn: nothing is reserved until `routed` says where
         the request went."""
-        wanted = _unreserved(ask, asked)
-        began_ns = time.perf_counter_ns()
-        prompted = self._prompts.of(wanted, token_ids, prompt, messages)
-        tokenized_ns = time.perf_counter_ns()
-        look = self._looker.look(prompted.token_ids, **_asked(wanted, prompted))
-        return self._ranked(self._decide(wanted, prompted, look, began_ns, tokenized_ns))
+        return self._ranked(self._decide_now(_unreserved(ask, asked), token_ids, prompt, messages))
 
     async def rank_async(
         self,
@@ -150,8 +139,7 @@ class Chooser:
         **asked: Unpack[AskFields],
     ) -> Ranking:
         """As `rank`, for event loops."""
-        wanted = _unreserved(ask, asked)
-        return self._ranked(await self._decide_async(wanted, token_ids, prompt, messages))
+        return self._ranked(await self._decide_async(_unreserved(ask, asked), token_ids, prompt, messages))
 
     def another(self, request_id: str, *, without: Collection[str]) -> Choice:
         """The next best worker, of none of the pods `without`, for a request that could not be sent to
@@ -200,6 +188,15 @@ class Chooser:
         decided.record.stages_ns = stages_ns
         self._tracking.began(decided, now_s)
         return decided
+
+    def _decide_now(
+        self, ask: Ask, token_ids: TokenIds | None, prompt: str | None, messages: Messages | None
+    ) -> Decided:
+        began_ns = time.perf_counter_ns()
+        prompted = self._prompts.of(ask, token_ids, prompt, messages)
+        tokenized_ns = time.perf_counter_ns()
+        look = self._looker.look(prompted.token_ids, **_asked(ask, prompted))
+        return self._decide(ask, prompted, look, began_ns, tokenized_ns)
 
     async def _decide_async(
         self, ask: Ask, token_ids: TokenIds | None, prompt: str | None, messages: Messages | None
