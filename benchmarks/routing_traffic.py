@@ -55,10 +55,10 @@ def _arrival(line: _Line) -> Arrival:
     return Arrival(line.timestamp / 1000, ids[: line.input_length], line.output_length)
 
 
-def chats(turns: int, requests_per_s: float) -> Traffic:
-    """Many chats at once, which share a few system prompts; they arrive at random, so often on average."""
-    config = TrafficConfig(turns=turns, open_chats=turns // 8, system_prompts=12, system_prompt_tokens=2048)
-    return Traffic("chats", list(_chat_arrivals(config, requests_per_s)), 16, 60_000)
+def chats(name: str, turns: int, open_chats: int, requests_per_s: float) -> Traffic:
+    """So many chats at once that share a few system prompts; turns come at random, so often on average."""
+    config = TrafficConfig(turns=turns, open_chats=open_chats, system_prompts=12, system_prompt_tokens=2048)
+    return Traffic(name, list(_chat_arrivals(config, requests_per_s)), 16, 60_000)
 
 
 def _chat_arrivals(config: TrafficConfig, requests_per_s: float) -> Iterator[Arrival]:
