@@ -237,7 +237,6 @@ async def measure(quick: bool) -> list[Result]:
         results = list(latency_results(await one_by_one(turns, 10 if quick else 80)))
         return results + await at_once(chooser, peer, kinds, 2 if quick else 9)
     finally:
-        chooser.close()
         if peer is not None:
             peer.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Mapping
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from kvatlas.index.choosing.receipts.receipt import Receipt
 
 
-class ChoosingClient:
+class ChoosingClient(ABC):
     """The half of a `Client` that chooses. Any thread may call any method.
 
     All clients of a process choose through one `Chooser`, made with the cluster's configuration when first
@@ -33,8 +34,9 @@ class ChoosingClient:
 
     _router: Router | None = None
 
+    @abstractmethod
     def _connected(self) -> Connection:
-        raise NotImplementedError
+        """The process's connection to the cluster; the other half of the client has it."""
 
     # Which worker.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -75,7 +76,7 @@ class Fleet(Protocol):
     def close(self) -> None: ...
 
 
-class _Followed:
+class _Followed(ABC):
     """The union of what its owners name, applied by one thread whenever it has changed."""
 
     def __init__(self, name: str) -> None:
@@ -142,13 +143,15 @@ class _Followed:
         """Until it applies all again though nothing has changed; None: not."""
         return _AGAIN_S if self._failing else None
 
+    @abstractmethod
     def _serve(self, before: Mapping[str, DiscoveredPod], now: Mapping[str, DiscoveredPod]) -> None:
         """At once, in the caller's thread."""
 
+    @abstractmethod
     def _apply(self, wanted: Mapping[str, DiscoveredPod]) -> str:
         """In the thread; says what has failed and should be tried again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self) -> None:
         """In the thread, at last."""
 
@@ -204,7 +207,6 @@ class EmbeddedFleet(_Followed):
     def _end(self) -> None:
         self.prefills.close()
         self._subscriber.stop()
-        self.chooser.close()
         self.atlas.close()
         if self._tokenizers is not None:
             self._tokenizers.close()
@@ -248,6 +250,9 @@ class ClusterFleet(_Followed):
             refused={"refused_calls": self._refused} if self._refused else {},
             failing=self._failing,
         )
+
+    def _serve(self, before: Mapping[str, DiscoveredPod], now: Mapping[str, DiscoveredPod]) -> None:
+        """Nothing: who serves what comes with the cluster's view."""
 
     def _apply(self, wanted: Mapping[str, DiscoveredPod]) -> str:
         if self._chooser is None:

@@ -304,9 +304,6 @@ class Chooser:
         load others count."""
         self._tracking.tidy(self._clock_s())
 
-    def close(self) -> None:
-        """Nothing runs and nothing is held but memory; for symmetry. Twice is fine."""
-
 
 def _asked(ask: Ask, prompted: Prompted) -> Asked:
     return Asked(model=ask.model, lora=ask.lora, cache_salt=ask.cache_salt, features=prompted.features)

@@ -99,7 +99,6 @@ class TimedFleet:
         return self.served
 
     def close(self) -> None:
-        self.chooser.close()
         self.atlas.close()
 
     def _pod(self, pod: str) -> TimedServer:

@@ -97,5 +97,4 @@ class SmallFleet:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.chooser.close()
         self.atlas.close()

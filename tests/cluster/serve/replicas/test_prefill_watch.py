@@ -56,7 +56,6 @@ def rig() -> Iterator[Rig]:
     rig = Rig()
     yield rig
     rig.watch.close()
-    rig.chooser.close()
     rig.atlas.close()
 
 
