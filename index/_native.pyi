@@ -1,6 +1,6 @@
 """Native core of the index: block keys, residency table, matching. Source: index/native/."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,12 @@ class Index:
 
 def shard_of(segment_key: int, n_shards: int) -> int:
     """The shard of the segment that begins with this key (jump consistent hash)."""
+
+def segment_tag(segment_key: int) -> int:
+    """32 bits that stand for a segment: its shard and its heat follow from them."""
+
+def segment_key_of(tag: int) -> int:
+    """A key of a segment with this tag, to write delta records with where the right one is not known."""
 
 def lanes_of(delta: bytes | bytearray | memoryview) -> list[int]:
     """The lanes that delta records name, ascending. Raises InputError when malformed."""
@@ -448,3 +454,225 @@ class LoadBook:
         unreserved_full (`reservations_max`), unreserved_duplicates, prefilled, completed, failed,
         expired, forgotten, learned_prefills and learned_loads (stretches that taught a rate), unknown
         (mentions of requests that are not there), refused_routers."""
+
+# Writing into a server. Source: native/remote_lanes.hpp.
+
+def rename_lanes(
+    delta: bytes | memoryview, lanes: npt.NDArray[np.uint32], removals_only: bool = False
+) -> bytes:
+    """The records with lane i told of `lanes[i]`; left out where that is 2^32 - 1, or `lanes` ends before.
+
+    `removals_only`: what adds or closes is left out too. Raises InputError for records that are none.
+    """
+
+# The remote index: what it packs and unpacks.
+# Source: docs/remote_format.md, native/remote_batch.hpp, remote_answer.hpp.
+
+class RemoteLanes:
+    """The lanes that physical ones stand for. Immutable. Raises DecodeError for a map that is none."""
+
+    def __init__(self, pairs: npt.NDArray[np.uint32]) -> None:
+        """`pairs` [2 n]: physical lane, lane."""
+    def __len__(self) -> int: ...
+
+def remote_lanes_of(
+    delta: bytes | bytearray | memoryview,
+) -> tuple[list[int], list[int], list[tuple[int, bool]]]:
+    """Lanes with keys that stay, lanes that are cleared, and the last word on lanes' closedness.
+
+    Raises InputError when malformed.
+    """
+
+def remote_pack(
+    delta: bytes | bytearray | memoryview, phys_of: dict[int, int], n_buckets: int, space: str
+) -> list[tuple[int, list[bytes], bytes, int]]:
+    """Delta records as calls of the script: bucket, names of its segments, records, keys.
+
+    Records of lanes that `phys_of` lacks are left out. Raises InputError when malformed.
+    """
+
+def remote_questions(
+    keys: npt.NDArray[np.uint64], n_buckets: int, space: str
+) -> list[tuple[int, list[bytes], bytes, npt.NDArray[np.uint64]]]:
+    """A chain as calls of the script: bucket, names of its segments, questions, their keys."""
+
+def remote_answer(
+    answer: bytes | memoryview, n_keys: int, lanes: RemoteLanes, whole: bool = True
+) -> tuple[bytes, bytes, int]:
+    """The life's id, an excerpt for `Excerpt`, and how many keys had a foreign value.
+
+    Raises DecodeError for bytes that are no answer to so many keys.
+    """
+
+def remote_page(
+    page: bytes | memoryview, lanes: RemoteLanes
+) -> tuple[
+    npt.NDArray[np.uint64],
+    npt.NDArray[np.uint32],
+    npt.NDArray[np.uint32],
+    npt.NDArray[np.uint32],
+    npt.NDArray[np.uint32],
+    int,
+]:
+    """Keys [n], their segments' tags [n] and sets [n]; of the sets counts and elements (lane << 8 | tiers);
+    foreign values.
+
+    Raises DecodeError for bytes that are no page.
+    """
+
+# Snapshots. Source: native/section.hpp has the format of content records, docs/dump_format.md describes it.
+
+class Snapshot:
+    """What one table held at one instant; it takes `bytes` until the last reference goes.
+
+    What is asked of it first, but for `bytes`, sorts what was copied: some 25 ns a block.
+    """
+
+    @property
+    def entries(self) -> int: ...
+    @property
+    def pairs(self) -> int:
+        """Of a block and a lane that holds it."""
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def lanes(self) -> list[int]: ...
+    def sections(self, keys_max: int = ...) -> Sections:
+        """Its content records, one at a time; at least one, which names all lanes."""
+
+class Sections:
+    """Content records of a snapshot, made as they are asked for."""
+
+    def __iter__(self) -> Sections: ...
+    def __next__(self) -> bytes: ...
+
+class ContentView:
+    """A content record, checked. Arrays are made when asked for."""
+
+    @property
+    def entries(self) -> int: ...
+    @property
+    def pairs(self) -> int: ...
+    @property
+    def knows_tags(self) -> bool:
+        """False: it comes from an index that does not keep segments; it cannot be divided among shards."""
+    @property
+    def lanes(self) -> list[int]: ...
+    @property
+    def closed(self) -> list[int]:
+        """Lanes that are closed under prefixes."""
+    @property
+    def lossy(self) -> list[int]:
+        """Lanes of which something was dropped."""
+    @property
+    def keys(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def tags(self) -> npt.NDArray[np.uint32]:
+        """Of the keys' segments, one for each key."""
+    @property
+    def sets(self) -> npt.NDArray[np.uint32]:
+        """Which set holds it, for each key."""
+    @property
+    def set_begins(self) -> npt.NDArray[np.uint32]:
+        """First element of each set, and their number at the end."""
+    @property
+    def elements(self) -> npt.NDArray[np.uint32]:
+        """lane << 8 | tier bits."""
+
+def snapshot(tables: Sequence[Table]) -> list[Snapshot]:
+    """What these tables hold, all at one instant. Applies and matches go on.
+
+    Raises InputError for none or one given twice, TableFileError for a closed one, DumpError where
+    snapshots that are held already leave no room in a table's budget.
+    """
+
+def content_of(section: bytes | bytearray | memoryview) -> ContentView:
+    """Raises DumpError, saying at which byte, for what is no content record."""
+
+def renamed(section: bytes | bytearray | memoryview, lanes: Mapping[int, int]) -> bytes:
+    """The record with other numbers for its lanes; those that the mapping lacks are left out.
+
+    Raises DumpError for what is no content record, InputError where two get one number.
+    """
+
+def deltas_of(
+    section: bytes | bytearray | memoryview, lanes: Mapping[int, int] | None = None, n_shards: int = 1
+) -> list[bytes]:
+    """Delta records that add what the record says, one buffer a shard; `lanes` as in `renamed`.
+
+    Marks of closed lanes are not in it. Raises as `renamed`.
+    """
+
+def load_content(
+    tables: Sequence[Table],
+    sections: Iterable[bytes | bytearray | memoryview],
+    lanes: Mapping[int, int] | None = None,
+) -> int:
+    """Every lane that the records name becomes what they say, in all tables at one instant; other lanes stay.
+
+    A match that a table's change of generation finds under way sees that table as it was when it began.
+    `tables`: all shards of an index, in their order. `lanes` as in `renamed`. Nothing is changed where an
+    error is raised, by a record or by the iterable. Returns how many blocks were read. What the iterable
+    does must not wait for a `replace` of these tables. Raises DumpError for what is no content record.
+    """
+
+def sections_of(
+    lanes: Iterable[int],
+    keys: npt.NDArray[np.uint64],
+    tags: npt.NDArray[np.uint32] | None,
+    sets: npt.NDArray[np.uint32],
+    set_sizes: npt.NDArray[np.uint32],
+    elements: npt.NDArray[np.uint32],
+    closed: Iterable[int] = (),
+    lossy: Iterable[int] = (),
+    keys_max: int = ...,
+) -> list[bytes]:
+    """Content records of keys [n] with their segments' tags [n] and sets [n].
+
+    Of each set `set_sizes` says how many elements are its own, in their order: lane << 8 | tier bits. `tags`
+    None: segments are not known. Raises InputError where they do not fit each other.
+    """
+
+def search_section(
+    section: bytes | bytearray | memoryview,
+    tiers_of_lane: Mapping[int, int],
+    keys: npt.NDArray[np.uint64] | None = None,
+    n_max: int = 1000,
+) -> tuple[int, list[tuple[int, int, int, int]]]:
+    """How many (key, lane) pairs there are of these lanes in these tiers, and the first of them.
+
+    Each as key, tag, lane, tier bits.
+    """
+
+def differences(left: Table, right: Table) -> list[tuple[int, int, int, int, int]]:
+    """Lane, tier bit, and how many keys are held only in the first, only in the second, in both."""
+
+# The byte budget. Source: native/heat.hpp has the policy, native/budget_cut.hpp what is left behind.
+
+class Heat:
+    """How much segments are in use, by buckets of their tags. A table has one of its own."""
+
+    def __init__(self, budget_bytes: int) -> None: ...
+    @property
+    def n_buckets(self) -> int: ...
+    def bucket_of(self, tag: int) -> int: ...
+    def apply(self, n_keys: int) -> None:
+        """Time passes: so many keys are applied."""
+
+    def added(self, tag: int) -> None: ...
+    def looked_up(self, tag: int) -> None: ...
+    def use_of(self, tag: int) -> tuple[int, int]:
+        """Its age in ticks, and its lookups of late."""
+
+    def coldest(
+        self,
+        contents: Sequence[tuple[int, int, int]],
+        entry_bytes: float,
+        set_unit_bytes: float,
+        bytes_to_drop: float,
+        step: int,
+    ) -> list[int]:
+        """The buckets to leave behind so that so many bytes are saved, of (bucket, entries, set units).
+
+        Found `step` buckets at a time. Raises InputError for a bucket that there is not.
+        """

@@ -7,9 +7,14 @@ from collections.abc import Iterable
 
 RECORD_HEAD = struct.Struct("<BBHIIIQ")
 """Op, tier bits, 0, count of keys, lane, 0, segment key; the keys follow, 8 bytes each."""
-_CLEAR_LANE = 3
+_CLEAR_LANE, _CLOSE_LANE = 3, 4
 
 
 def clear_lanes(lanes: Iterable[int]) -> bytes:
     """One record a lane: nothing is held by it any more."""
     return b"".join(RECORD_HEAD.pack(_CLEAR_LANE, 0, 0, 0, lane, 0, 0) for lane in lanes)
+
+
+def close_lanes(lanes: Iterable[int]) -> bytes:
+    """One record a lane: what it holds is closed under prefixes."""
+    return b"".join(RECORD_HEAD.pack(_CLOSE_LANE, 0, 0, 0, lane, 0, 0) for lane in lanes)

@@ -7,9 +7,12 @@
     ├── ConfigError (also ValueError)     a value of a configuration
     ├── CheckpointError                   a checkpoint: torn, foreign, of another version, cut short
     ├── ClusterError                      a cluster: no such name, not ready, does not answer
+    ├── DumpError                         a dump: torn, foreign, of another version, of other keys
+    ├── RemoteIndexError                  a Redis or Valkey: not there, too slow, full, foreign data
     ├── RecordingError                    a recording: no such file, foreign, torn, disk full
     ├── OverloadedError                   a bounded queue, or the fleet, is full: ask again later
     ├── NoWorkerError                     nobody may serve a request: no such model, adapter, label or pod
+    ├── StoreError                        a store of KV files, or a device: cannot be used, or foreign
     ├── TokenizerError                    a tokenizer: cannot be found, read, used or asked
     │   └── UnsupportedModelError         nobody here can compute this model's token ids: ask its pod
     ├── LinkError                         no answer from a shard: too slow, broken, nobody there (actors/link)
@@ -80,8 +83,20 @@ class UnsupportedModelError(TokenizerError):
     """Nobody here can compute the token ids of this model as its server does; its pod can be asked."""
 
 
+class DumpError(KvatlasError):
+    """A dump of an index cannot be written, read or loaded; nothing of it was applied."""
+
+
+class RemoteIndexError(KvatlasError):
+    """A Redis or Valkey server cannot be reached or used: down, too slow, full, foreign or newer content."""
+
+
 class RecordingError(KvatlasError):
     """A recording cannot be read or written."""
+
+
+class StoreError(KvatlasError):
+    """A store of KV files, or a device, cannot be opened or used; or a file there is not what it says."""
 
 
 class TableFileError(KvatlasError):

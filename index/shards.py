@@ -6,13 +6,23 @@ tokens touches at most four shards however many there are. Answers are the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from kvatlas.index._native import Index, Roster, Source, Table
+from kvatlas.index._native import (
+    Index,
+    Roster,
+    Snapshot,
+    Source,
+    Table,
+    lanes_of,
+    load_content,
+    route,
+    snapshot,
+)
 from kvatlas.index.deltas import clear_lanes
 from kvatlas.index.errors import InputError
 
@@ -72,6 +82,10 @@ class ShardedIndex:
         self.roster = Roster()
         self._index = Index(self.tables, self.roster)
 
+    @property
+    def n_shards(self) -> int:
+        return len(self.tables)
+
     def apply(self, deltas: Sequence[bytes]) -> None:
         """Apply delta records (docs/indexer.md), one buffer a shard.
 
@@ -83,7 +97,21 @@ class ShardedIndex:
             if delta:
                 table.apply(delta)
 
-    def clear_lane(self, lane: int) -> None:
+    def replace(self, lanes: Sequence[int], delta: bytes) -> None:
+        """All that these lanes hold becomes what the delta, of all shards, leaves in empty ones.
+
+        In each table they change at once for who looks. Raises InputError, and changes nothing, for a
+        malformed delta or one that names other lanes.
+        """
+        strangers = set(lanes_of(delta)).difference(lanes)
+        if strangers:
+            raise InputError(
+                f"delta: expected records of the lanes to be replaced, got lane {min(strangers)}"
+            )
+        for table, part in zip(self.tables, route(delta, len(self.tables)), strict=True):
+            table.replace(lanes, part)
+
+    def remove_lane(self, lane: int) -> None:
         """Empty a lane in every table: one record `clear_lane`, one store each."""
         self.apply([clear_lanes([lane])] * len(self.tables))
 
@@ -112,6 +140,21 @@ class ShardedIndex:
         """For each key, the lanes that hold it and their tier bits. For tools: a list per key."""
         return lookup(self.tables, keys)
 
+    def export(self) -> Iterator[bytes]:
+        """Content records (docs/dump_format.md) of what all tables held at the moment of this call.
+
+        Applies and matches go on. Raises DumpError where snapshots held already leave no room.
+        """
+        return _sections(snapshot(self.tables))
+
+    def load(self, content: Iterable[bytes]) -> None:
+        """Every lane that the records name becomes what they say; other lanes stay.
+
+        In all tables at one instant, for who looks. Raises DumpError, and changes nothing, when a record
+        cannot be used.
+        """
+        load_content(self.tables, content)
+
     def statistics(self) -> list[dict[str, Any]]:
         """Of each table: entries, slots, sets, bytes, load factor, what was dropped, rebuilds."""
         return [table.statistics() for table in self.tables]
@@ -119,3 +162,8 @@ class ShardedIndex:
     def close(self) -> None:
         for table in self.tables:
             table.close()
+
+
+def _sections(snapshots: list[Snapshot]) -> Iterator[bytes]:
+    while snapshots:  # each goes when it is told
+        yield from snapshots.pop(0).sections()

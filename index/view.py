@@ -44,3 +44,16 @@ class FleetPart(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerView, ...] = ()
     stores: dict[str, int] = {}
     """Lane of each store, as far as this writer has heard of it."""
+
+
+WorkerName = tuple[str, str, int]
+"""Model, pod and rank: the same from one process, or one dump, to another."""
+
+
+def name_of(worker: WorkerView) -> WorkerName:
+    return worker.model, worker.pod, worker.rank
+
+
+def is_heard(worker: WorkerView) -> bool:
+    """Whether who speaks for it knows anything of it: it has told something, or how it is."""
+    return bool(worker.groups) or worker.state != "BLIND"

@@ -11,7 +11,9 @@ enum class ErrorKind {
   decode,      // DecodeError: a payload that is not a batch at all
   table_file,  // TableFileError: a shared-memory file that cannot be used, or no room
   stale,       // StaleTableError: the writer's heartbeat is too old
-  checkpoint   // CheckpointError: a checkpoint that cannot be written or used
+  checkpoint,  // CheckpointError: a checkpoint that cannot be written or used
+  store,       // StoreError: a store of KV files, or a device, that cannot be used
+  dump         // DumpError: content records that cannot be used, or no room for a snapshot
 };
 
 class Error : public std::runtime_error {

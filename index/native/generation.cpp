@@ -15,8 +15,6 @@ constexpr uint64_t kStepBytes = 1 << 20;  // files grow in these
 
 constexpr uint64_t kHugeFromBytes = 4 << 20;
 
-uint64_t tail_of(uint64_t n_homes) { return std::min<uint64_t>(4096, 64 + n_homes / 4); }
-
 struct Layout {
   uint64_t lanes, phys, slots, arena;
 };
@@ -42,10 +40,20 @@ Generation::Generation(Region region) : region_(std::move(region)) {
 
 Generation Generation::create(const std::string& path, uint64_t incarnation, uint64_t number,
                               uint64_t n_homes, uint64_t arena_reserve_bytes) {
-  const uint64_t n_slots = n_homes + tail_of(n_homes);
+  const uint64_t reserve = layout_of(slots_of(n_homes)).arena + arena_reserve_bytes;
+  return lay_out(path.empty() ? Region::anonymous(reserve) : Region::create(path, reserve), incarnation, number, n_homes, reserve);
+}
+
+Generation Generation::create_in(Region spare, uint64_t number, uint64_t n_homes, uint64_t arena_reserve_bytes) {
+  const uint64_t arena = layout_of(slots_of(n_homes)).arena;
+  if (spare.reserved_bytes() < arena + arena_reserve_bytes) return create("", 0, number, n_homes, arena_reserve_bytes);
+  spare.keep_written(arena);
+  return lay_out(std::move(spare), 0, number, n_homes, arena + arena_reserve_bytes);
+}
+
+Generation Generation::lay_out(Region region, uint64_t incarnation, uint64_t number, uint64_t n_homes, uint64_t reserve) {
+  const uint64_t n_slots = slots_of(n_homes);
   const Layout layout = layout_of(n_slots);
-  const uint64_t reserve = layout.arena + arena_reserve_bytes;
-  Region region = path.empty() ? Region::anonymous(reserve) : Region::create(path, reserve);
   region.back(0, layout.slots);  // slots and sets follow as they are written
   GenerationHeader header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
@@ -80,7 +88,7 @@ Generation Generation::open(const std::string& path, uint64_t incarnation, uint6
     throw refuse("belongs to another incarnation of its writer");
   constexpr uint64_t kReserveMax = 1ull << 46;
   const Layout expected = layout_of(h.n_slots);
-  if (h.n_homes == 0 || h.n_homes > kReserveMax / sizeof(Slot) || h.n_slots != h.n_homes + tail_of(h.n_homes) || h.reserve_bytes > kReserveMax ||
+  if (h.n_homes == 0 || h.n_homes > kReserveMax / sizeof(Slot) || h.n_slots != slots_of(h.n_homes) || h.reserve_bytes > kReserveMax ||
       h.lanes_offset != expected.lanes || h.phys_offset != expected.phys ||
       h.slots_offset != expected.slots || h.arena_offset != expected.arena ||
       h.arena_bytes > h.reserve_bytes || h.arena_offset + h.arena_bytes > h.reserve_bytes ||
@@ -107,8 +115,13 @@ void Generation::back_arena(uint64_t bytes) {
   backed_arena_ = target;
 }
 
-uint64_t Generation::backed_bytes() const {
-  return header().slots_offset + backed_slots_ * sizeof(Slot) + backed_arena_;
+uint64_t Generation::slot_bytes() const {
+  return std::max<uint64_t>(header().slots_offset + backed_slots_ * sizeof(Slot), region_.written_bytes());
+}
+
+Region Generation::release() {
+  region_.note_written(header().arena_offset + header().arena_bytes);
+  return std::move(region_);
 }
 
 }  // namespace kvatlas

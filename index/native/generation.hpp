@@ -3,7 +3,7 @@
 //   offset 0        4 096   266 240   397 312               arena_offset
 //          | Header | lanes | phys_of | (n_homes + tail) x 16|  residency sets ...
 //
-//   slot   u64 key (0: never used)   u64 word = heat bucket << 32 | set        (set 0: empty)
+//   slot   u64 key (0: never used)   u64 word = segment tag << 32 | set        (set 0: empty)
 //   set    at arena_offset + 8 * set:  u32 count, u32 hash, count x u32 element, padded to 8
 //   element = physical lane << 8 | tier mask, ascending
 //   lane word (by physical lane) = kLoading | kLossy | kClosed | live tier mask << 16 | lane
@@ -16,9 +16,10 @@
 // So whatever a reader pairs (key, set) was true at some moment. Where several lane words change as
 // one, `flips` is odd meanwhile: readers look again (steady.hpp).
 //
-// Format version 2, little-endian. Source: our own; docs/indexer.md describes it.
+// Format version 3, little-endian. Source: our own; docs/indexer.md describes it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <string>
@@ -27,7 +28,7 @@
 
 namespace kvatlas {
 
-inline constexpr uint32_t kFormatVersion = 2;
+inline constexpr uint32_t kFormatVersion = 3;
 inline constexpr uint32_t kLanesMax = 65535;   // logical and physical lanes: 0 .. 65534
 inline constexpr uint16_t kNoLane = 65535;
 inline constexpr int kTiers = 6;               // gpu cpu disk storage unknown speculative
@@ -69,8 +70,15 @@ class Generation {
   // Writer: a new, empty generation; private when path is empty.
   static Generation create(const std::string& path, uint64_t incarnation, uint64_t number,
                            uint64_t n_homes, uint64_t arena_reserve_bytes);
+  // The same in `spare`, private memory of an earlier one, where it is large enough.
+  static Generation create_in(Region spare, uint64_t number, uint64_t n_homes, uint64_t arena_reserve_bytes);
   // Reader: maps and checks a file. Throws Error{table_file}.
   static Generation open(const std::string& path, uint64_t incarnation, uint64_t number);
+
+  static constexpr uint64_t kHeadBytes = 397312;  // before the slots
+  static constexpr uint64_t kTailMax = 4096;
+  // Those of so many homes, with the tail in which the last ones overflow.
+  static uint64_t slots_of(uint64_t n_homes) { return n_homes + std::min<uint64_t>(kTailMax, 64 + n_homes / 4); }
 
   Generation(Generation&&) = default;
   Generation(const Generation&) = delete;
@@ -84,7 +92,10 @@ class Generation {
   void back_slots(uint64_t n);
   void back_arena(uint64_t bytes);
   uint64_t backed_slots() const { return backed_slots_; }
-  uint64_t backed_bytes() const;
+  // Bytes before the sets that have memory: those of an earlier generation as well.
+  uint64_t slot_bytes() const;
+  // Its memory, for another one. Nobody uses this one any more.
+  Region release();
 
   uint64_t home(uint64_t key) const {
     __extension__ typedef unsigned __int128 uint128;
@@ -101,6 +112,13 @@ class Generation {
       if (seen == key) return load(&slots_[at].word);
       if (seen == 0) return 0;
     }
+    return 0;
+  }
+
+  // Writer: the same where slots may not have memory yet.
+  uint64_t find_backed(uint64_t key) const {
+    for (uint64_t at = home(key); at < backed_slots_ && slots_[at].key != 0; ++at)
+      if (slots_[at].key == key) return slots_[at].word;
     return 0;
   }
 
@@ -148,9 +166,11 @@ class Generation {
   static uint64_t normal(uint64_t key) { return key + (key == 0); }
   // Block keys are hashes already; fnv64a ones are weak in their high bits.
   static uint64_t scramble(uint64_t key) { return (key ^ (key >> 32)) * 0x9e3779b97f4a7c15ULL; }
+  static constexpr uint64_t kUnscramble = 0xf1de83e19937733dULL;  // the factor's inverse
 
  private:
   explicit Generation(Region region);
+  static Generation lay_out(Region region, uint64_t incarnation, uint64_t number, uint64_t n_homes, uint64_t reserve);
   GenerationHeader& header_of_writer() { return *reinterpret_cast<GenerationHeader*>(region_.data()); }
 
   Region region_;
@@ -164,8 +184,17 @@ class Generation {
   uint8_t* arena_ = nullptr;
 };
 
-// The set number and heat bucket in a slot's word.
+// A segment's name in 32 bits: what a slot keeps of it. It decides the shard and the heat, so that a table's
+// content can be told to others without the segments' keys. Two segments may share one: they are colder or warmer together.
+inline uint32_t segment_tag(uint64_t segment_key) { return static_cast<uint32_t>(Generation::scramble(segment_key) >> 32); }
+// A key of a segment with this tag: as good as the right one wherever only tags count.
+inline uint64_t segment_key_of(uint32_t tag) {
+  const uint64_t mixed = (static_cast<uint64_t>(tag) << 32) * Generation::kUnscramble;
+  return mixed ^ (mixed >> 32);
+}
+
+// The set number and segment tag in a slot's word.
 inline uint32_t word_set(uint64_t word) { return static_cast<uint32_t>(word); }
-inline uint32_t word_bucket(uint64_t word) { return static_cast<uint32_t>(word >> 32); }
+inline uint32_t word_tag(uint64_t word) { return static_cast<uint32_t>(word >> 32); }
 
 }  // namespace kvatlas

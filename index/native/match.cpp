@@ -359,7 +359,8 @@ class Matcher {
 
 uint32_t shard_of(uint64_t segment_key, uint32_t n_shards) {
   if (n_shards <= 1) return 0;
-  uint64_t key = Generation::scramble(segment_key);
+  const uint32_t tag = segment_tag(segment_key);
+  uint64_t key = (static_cast<uint64_t>(tag) << 32) | tag;
   int64_t bucket = -1, next = 0;
   while (next < n_shards) {
     bucket = next;
@@ -378,13 +379,10 @@ void match(const Question& question, const std::vector<std::shared_ptr<Source>>&
     Matcher matcher(question, roster, out, scratch);
     matcher.finish(Walk(question.keys, question.n_keys, pins, matcher.misses_max(), matcher).run());
   });
-  // One lookup in 16 reports the segments it could use.
-  thread_local uint32_t n_calls = 0;
-  if ((n_calls++ & 15) == 0) {
-    const uint32_t longest = out.n == 0 ? 0 : *std::max_element(out.blocks.begin(), out.blocks.begin() + out.n);
-    for (size_t begin = 0; begin < longest; begin += kSegmentBlocks)
-      shards[shard_of(question.keys[begin], static_cast<uint32_t>(shards.size()))]->touch(question.keys + begin, 1);
-  }
+  // The segments that it could use: few of them come back often, so each time counts.
+  const uint32_t longest = out.n == 0 ? 0 : *std::max_element(out.blocks.begin(), out.blocks.begin() + out.n);
+  for (size_t begin = 0; begin < longest; begin += kSegmentBlocks)
+    shards[shard_of(question.keys[begin], static_cast<uint32_t>(shards.size()))]->touch(question.keys + begin, 1);
 }
 
 }  // namespace kvatlas

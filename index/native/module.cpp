@@ -12,11 +12,15 @@
 #include "index/native/error.hpp"
 #include "index/native/keys.hpp"
 #include "index/native/match.hpp"
+#include "index/native/module_budget.hpp"
 #include "index/native/module_choosing.hpp"
 #include "index/native/module_history.hpp"
 #include "index/native/bind_arrays.hpp"
 #include "index/native/lane_masks.hpp"
+#include "index/native/module_lanes.hpp"
+#include "index/native/module_compact.hpp"
 #include "index/native/module_remote.hpp"
+#include "index/native/module_snapshot.hpp"
 #include "index/native/reader.hpp"
 #include "index/native/steady.hpp"
 #include "index/native/table.hpp"
@@ -33,6 +37,8 @@ const char* class_of(ErrorKind kind) {
     case ErrorKind::table_file: return "TableFileError";
     case ErrorKind::stale: return "StaleTableError";
     case ErrorKind::checkpoint: return "CheckpointError";
+    case ErrorKind::store: return "StoreError";
+    case ErrorKind::dump: return "DumpError";
   }
   return "KvatlasError";
 }
@@ -164,12 +170,15 @@ nb::dict statistics(Table& table) {
   out["removes"] = s.removes;
   out["removes_missing"] = s.removes_missing;
   out["dropped_entries"] = s.dropped_entries;
+  out["dropped_unused"] = s.dropped_unused;
   out["dropped_adds"] = s.dropped_adds;
+  out["heat_buckets"] = s.heat_buckets;
   out["lanes"] = s.lanes;
   out["generation"] = s.generation;
   out["rebuilds"] = s.rebuilds;
   out["rebuild_failures"] = s.rebuild_failures;
   out["replaces"] = s.replaces;
+  out["snapshot_bytes"] = s.snapshot_bytes;
   out["incarnation"] = s.incarnation;
   return out;
 }
@@ -321,9 +330,15 @@ NB_MODULE(_native, m) {
            nb::arg("prompt_tokens") = 0, nb::arg("block_size_tokens") = 0)
       .def("shard_of", &Index::shard_of_segment, nb::arg("segment_key"));
 
+  bind_budget(m);
   bind_remote(m);
+  bind_compact(m);
   bind_history(m);
   bind_choosing(m);
+  bind_lanes(m);
+  bind_snapshot(m);
   m.def("shard_of", &shard_of, nb::arg("segment_key"), nb::arg("n_shards"));
+  m.def("segment_tag", &segment_tag, nb::arg("segment_key"));
+  m.def("segment_key_of", &segment_key_of, nb::arg("tag"));
   m.attr("SEGMENT_BLOCKS") = kSegmentBlocks;
 }

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -69,6 +70,7 @@ Region::~Region() {
 void Region::back(size_t begin, size_t end) {
   if (end > reserved_)
     throw Error(ErrorKind::table_file, "needs " + std::to_string(end) + " bytes, reserved are " + std::to_string(reserved_));
+  if (begin < std::min(end, written_)) std::memset(data_ + begin, 0, std::min(end, written_) - begin);
   if (fd_ < 0 || begin >= end) return;
   // Allocates for real, so that writing can never fault on a full file system.
   const int code = posix_fallocate(fd_, static_cast<off_t>(begin), static_cast<off_t>(end - begin));
@@ -87,6 +89,12 @@ void Region::prefer_huge_pages(size_t begin, size_t end) {
 #endif
 }
 
+void Region::keep_written(size_t bytes) {
+  constexpr size_t kPage = 4096;
+  const size_t kept = (bytes + kPage - 1) / kPage * kPage;
+  if (kept < written_ && madvise(data_ + kept, written_ - kept, MADV_DONTNEED) == 0) written_ = kept;
+}
+
 void Region::widen(size_t reserve_bytes) {
   if (reserve_bytes <= reserved_) return;
   uint8_t* wider = map(reserve_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd_, "shared memory");
@@ -103,6 +111,7 @@ size_t Region::file_bytes() const {
 void Region::swap(Region& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(reserved_, other.reserved_);
+  std::swap(written_, other.written_);
   std::swap(fd_, other.fd_);
 }
 

@@ -6,6 +6,7 @@
 // Thread safety: back() by one thread; the memory itself is the caller's business.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -32,10 +33,14 @@ class Region {
   Region& operator=(const Region&) = delete;
   ~Region();
 
-  // Makes [begin, end) usable. Throws Error{table_file} when there is no room.
+  // Makes [begin, end) usable, zeroed. Throws Error{table_file} when there is no room.
   void back(size_t begin, size_t end);
   // A hint for large ranges: fewer TLB misses.
   void prefer_huge_pages(size_t begin, size_t end);
+  // Private memory for another use: of what was written, the first so many bytes stay, and back() zeroes them.
+  void note_written(size_t bytes) { written_ = std::max(written_, bytes); }
+  void keep_written(size_t bytes);
+  size_t written_bytes() const { return written_; }
   // Read-only regions: widen the mapped range to what the header says is reserved.
   void widen(size_t reserve_bytes);
 
@@ -49,6 +54,7 @@ class Region {
 
   uint8_t* data_ = nullptr;
   size_t reserved_ = 0;
+  size_t written_ = 0;
   int fd_ = -1;
 };
 

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
+
+#include "index/native/error.hpp"
 
 namespace kvatlas {
 namespace {
@@ -16,10 +19,11 @@ uint32_t hash_elements(const uint32_t* elements, uint32_t count) {
 
 }  // namespace
 
-SetArena::SetArena(Generation& generation)
-    : generation_(generation), memo_(size_t{1} << kMemoBits, Memo{~0ull, 0}), interned_(64, 0) {}
+SetArena::SetArena(Generation& generation, uint64_t bytes_max)
+    : generation_(generation), bytes_max_(bytes_max), memo_(size_t{1} << kMemoBits, Memo{~0ull, 0}), interned_(64, 0) {}
 
 uint32_t SetArena::transition(uint32_t set, uint32_t phys, uint8_t tiers, bool add) {
+  static_assert(sizeof(Memo) << kMemoBits == kMemoBytes);
   const uint64_t question = static_cast<uint64_t>(set) << 32 | phys << 8 | static_cast<uint64_t>(tiers & 0x7f) << 1 | add;
   if (question == last_question_) return last_answer_;
   Memo& memo = memo_[(question * 0x9e3779b97f4a7c15ULL) >> (64 - kMemoBits)];
@@ -42,6 +46,27 @@ uint32_t SetArena::compute(uint32_t set, uint32_t phys, uint8_t tiers, bool add)
   return intern(scratch_.data(), static_cast<uint32_t>(scratch_.size()));
 }
 
+uint32_t SetArena::with_all(uint32_t set, const Elements& more) {
+  if (more.number == more_number_ && set == more_before_) return more_after_;
+  const uint32_t after = unite(set, more.elements);
+  more_number_ = more.number;
+  more_before_ = set;
+  return more_after_ = after;
+}
+
+uint32_t SetArena::unite(uint32_t set, const std::vector<uint32_t>& more) {
+  const SetView old = generation_.set(set);
+  const uint32_t *at = old.elements, *end = old.elements + old.count;
+  scratch_.clear();
+  for (uint32_t element : more) {
+    for (; at != end && *at >> 8 < element >> 8; ++at) scratch_.push_back(*at);
+    const bool both = at != end && *at >> 8 == element >> 8;
+    scratch_.push_back(both ? *at++ | element : element);
+  }
+  scratch_.insert(scratch_.end(), at, end);
+  return intern(scratch_.data(), static_cast<uint32_t>(scratch_.size()));
+}
+
 uint32_t SetArena::intern(const uint32_t* elements, uint32_t count) {
   if (count == 0) return 0;
   const uint32_t hash = hash_elements(elements, count);
@@ -53,6 +78,7 @@ uint32_t SetArena::intern(const uint32_t* elements, uint32_t count) {
     if (words[1] == hash && words[0] == count && std::memcmp(words + 2, elements, 4ull * count) == 0) return set;
   }
   const uint64_t bytes = (8 + 4ull * count + 7) / 8 * 8;
+  require_room(bytes);
   generation_.back_arena(used_ + bytes);
   const uint32_t set = static_cast<uint32_t>(used_ / 8);
   auto* words = reinterpret_cast<uint32_t*>(generation_.arena() + used_);
@@ -66,8 +92,14 @@ uint32_t SetArena::intern(const uint32_t* elements, uint32_t count) {
   return set;
 }
 
+void SetArena::require_room(uint64_t bytes) {
+  if (bytes_with(bytes, interned_.size() << ((n_sets_ + 2) * 2 > interned_.size())) <= bytes_max_) return;
+  is_full_ = true;
+  throw Error(ErrorKind::table_file, "residency sets: expected at most " + std::to_string(bytes_max_) + " bytes");
+}
+
 void SetArena::index(uint32_t set, uint32_t hash) {
-  if ((n_sets_ + 1) * 2 > interned_.size()) {
+  if (index_is_full()) {
     std::vector<uint32_t> wider(interned_.size() * 2, 0);
     const size_t mask = wider.size() - 1;
     for (uint32_t old : interned_) {

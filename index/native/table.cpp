@@ -17,13 +17,12 @@ constexpr uint64_t kBytesMin = 4 << 20;
 }  // namespace
 
 Table::Table(uint64_t bytes_max, const std::string& path)
-    : bytes_max_(bytes_max), path_(path), lane_closed_(65536, false), phys_load_(65536, 0) {
+    : bytes_max_(bytes_max), path_(path), heat_(bytes_max), lane_closed_(65536, false), phys_load_(65536, 0) {
   if (bytes_max < kBytesMin)
     throw Error(ErrorKind::input, "budget_bytes: expected at least " + std::to_string(kBytesMin) + ", got " + std::to_string(bytes_max));
   if (!path.empty()) control_ = std::make_unique<Control>(path);
-  auto generation = new_generation(0);
-  generation->back_slots(generation->n_slots());
-  live_ = std::make_unique<Writing>(std::move(generation));
+  live_ = new_writing(0);
+  live_->generation->back_slots(live_->generation->n_slots());
   if (control_) control_->publish(live_->generation->header().generation);
 }
 
@@ -63,10 +62,10 @@ uint64_t Table::apply(const uint8_t* delta, size_t bytes) {
   check_delta(delta, bytes);
   std::lock_guard turn(writer_);
   require_open();
-  heat_.tick();
-  uint64_t n_records = 0;
+  uint64_t n_records = 0, n_keys = 0;
   for_each_record(delta, bytes, [&](const DeltaRecord& record, const uint8_t* from) {
     ++n_records;
+    n_keys += record.count;
     switch (record.op) {
       case DeltaOp::add:
       case DeltaOp::remove:
@@ -76,6 +75,7 @@ uint64_t Table::apply(const uint8_t* delta, size_t bytes) {
       case DeltaOp::open: return set_closed(record.lane, false);
     }
   });
+  heat_.pass(n_keys);
   records_ += n_records;
   return n_records;
 }
@@ -94,10 +94,10 @@ void Table::apply_keys(const Keys& keys, uint32_t lane, Shadow* shadow) {
     std::memcpy(&key, from + 8ull * i, sizeof key);
     return key;
   };
-  const uint32_t bucket = Heat::bucket_of(keys.segment_key);
-  if (add) heat_.used(bucket);
+  const uint32_t tag = segment_tag(keys.segment_key);
+  if (add) heat_.added(heat_.bucket_of(tag));
   for (uint32_t i = 0; i < count && i < kAhead; ++i) live_->generation->prefetch(Generation::normal(key_at(i)));
-  const uint64_t set_bytes_before = live_->sets.used_bytes();
+  const uint64_t set_bytes_before = live_->sets.bytes();
   uint64_t stepped = 0;
   for (uint32_t i = 0; i < count; ++i) {
     if (i + kAhead < count) live_->generation->prefetch(Generation::normal(key_at(i + kAhead)));
@@ -106,7 +106,7 @@ void Table::apply_keys(const Keys& keys, uint32_t lane, Shadow* shadow) {
       dropped_adds_ += count - i;
       break;
     }
-    put_or_drop(Generation::normal(key_at(i)), Change{phys, keys.tiers, add, bucket});
+    put_or_drop(Generation::normal(key_at(i)), Change{phys, keys.tiers, add, tag});
     if (rebuild_ && (i & 63) == 63) {
       step_rebuild(64 * kStepSlots);
       stepped = i + 1;
@@ -116,19 +116,21 @@ void Table::apply_keys(const Keys& keys, uint32_t lane, Shadow* shadow) {
   }
   (add ? adds_ : removes_) += count;
   if (!rebuild_ && rebuild_due()) begin_rebuild();
-  // Where sets are many (few blocks alike), bytes of sets count as work too.
-  const uint64_t set_bytes_now = live_->sets.used_bytes();
-  const uint64_t grown = set_bytes_now > set_bytes_before ? (set_bytes_now - set_bytes_before) / 8 : 0;
-  if (rebuild_) step_rebuild(kStepSlotsMin + (count - stepped) * kStepSlots + grown);
+  if (!rebuild_) return;
+  // Where sets are many (few blocks alike), they run out of room first.
+  const uint64_t set_bytes_now = live_->sets.bytes();
+  const uint64_t grown = set_bytes_now > set_bytes_before ? set_bytes_now - set_bytes_before : 0;
+  step_rebuild(kStepSlotsMin + (count - stepped) * kStepSlots + static_cast<uint64_t>(static_cast<double>(grown) * rebuild_->slots_per_set_byte));
 }
 
 void Table::put_or_drop(uint64_t key, const Change& change) {
   for (int attempt = 0; attempt < 2; ++attempt) {
     try {
       const uint64_t at = put(*live_, key, change);
-      if (rebuild_ && at < rebuild_->cursor) {
+      copied(at);
+      if (rebuild_ && lands_in_next(at)) {
         try {
-          put(rebuild_->next, key, change);
+          put(*rebuild_->next, key, change);
         } catch (const Error&) {
           abandon_rebuild();
         }
@@ -142,7 +144,8 @@ void Table::put_or_drop(uint64_t key, const Change& change) {
   }
   if (!change.add) return forget(key);
   ++dropped_adds_;
-  mark_lossy(change.phys);
+  if (change.many == nullptr) return mark_lossy(change.phys);
+  for (uint32_t element : change.many->elements.elements) mark_lossy(element >> 8);
 }
 
 // A removal for whose result there is no room: the block is forgotten for all lanes. That errs
@@ -152,10 +155,12 @@ void Table::forget(uint64_t key) {
   for (uint64_t at = g.home(key); at < g.n_slots() && g.slots()[at].key != 0; ++at) {
     Slot& slot = g.slots()[at];
     if (slot.key != key || word_set(slot.word) == 0) continue;
-    drop(slot.word);
+    unload(slot.word);
+    ++dropped_entries_;
     --live_->entries;
-    --live_->bucket_entries[word_bucket(slot.word)];
+    --live_->contents.entries[heat_.bucket_of(word_tag(slot.word))];
     Generation::store(&slot.word, slot.word & ~0xffffffffull);
+    copied(at);
   }
 }
 
@@ -174,39 +179,53 @@ uint64_t Table::put(Writing& writing, uint64_t key, const Change& change) {
         return n_slots;
       }
       if (writing.slots_used >= static_cast<uint64_t>(kLoadFull * static_cast<double>(g.n_homes()))) break;
-      const uint32_t set = writing.sets.with(0, change.phys, change.tiers);
+      const uint32_t bucket = heat_.bucket_of(change.tag);
+      const uint32_t set = changed_set(writing, 0, change, bucket);
       Generation::store(&slot.key, key);
-      Generation::store(&slot.word, static_cast<uint64_t>(change.bucket) << 32 | set);
+      Generation::store(&slot.word, static_cast<uint64_t>(change.tag) << 32 | set);
       ++writing.slots_used;
       ++writing.entries;
-      ++writing.bucket_entries[change.bucket];
-      if (&writing == live_.get()) {
-        ++phys_load_[change.phys];
-        ++total_load_;
-      }
+      ++writing.contents.entries[bucket];
+      if (&writing == live_.get()) count_load(change);
       return at;
     }
     if (slot.key != key) continue;
     const uint32_t set = word_set(slot.word);
-    const uint32_t now = change.add ? writing.sets.with(set, change.phys, change.tiers)
-                                    : writing.sets.without(set, change.phys, change.tiers);
+    const uint32_t tag = word_tag(slot.word), bucket = heat_.bucket_of(tag);
+    const uint32_t now = changed_set(writing, set, change, bucket);
     if (now == set) {
       if (!change.add && &writing == live_.get()) ++removes_missing_;
       return at;
     }
-    const uint32_t bucket = word_bucket(slot.word);
-    Generation::store(&slot.word, static_cast<uint64_t>(bucket) << 32 | now);
+    Generation::store(&slot.word, static_cast<uint64_t>(tag) << 32 | now);
     const int64_t entered = (set == 0) - (now == 0);
     writing.entries += static_cast<uint64_t>(entered);
-    writing.bucket_entries[bucket] += static_cast<uint32_t>(entered);
-    if (&writing == live_.get()) {
-      const uint64_t one = change.add ? 1 : ~0ull;
-      phys_load_[change.phys] += one;
-      total_load_ += one;
-    }
+    writing.contents.entries[bucket] += static_cast<uint32_t>(entered);
+    if (&writing == live_.get()) count_load(change);
     return at;
   }
   throw Error(ErrorKind::table_file, "the generation is full");
+}
+
+uint32_t Table::changed_set(Writing& writing, uint32_t set, const Change& change, uint32_t bucket) {
+  SetArena& sets = writing.sets;
+  const uint64_t before = sets.used_bytes();
+  const uint32_t now = change.many != nullptr ? sets.with_all(set, change.many->elements)
+                       : change.add           ? sets.with(set, change.phys, change.tiers)
+                                              : sets.without(set, change.phys, change.tiers);
+  if (sets.used_bytes() != before) writing.contents.charge_sets(bucket, sets.used_bytes() - before);
+  return now;
+}
+
+void Table::count_load(const Change& change) {
+  if (change.many != nullptr) {
+    ++change.many->n_changed;
+    return;
+  }
+  if (!change.add && phys_load_[change.phys] == 0) return;  // its block was left behind already
+  const uint64_t one = change.add ? 1 : ~0ull;
+  phys_load_[change.phys] += one;
+  total_load_ += one;
 }
 
 uint16_t Table::fresh_phys() {
@@ -280,21 +299,23 @@ TableStatistics Table::statistics() {
   s.slots_used = live_->slots_used;
   s.sets = live_->sets.n_sets();
   s.set_bytes = live_->sets.used_bytes();
-  s.bytes = live_->bytes();
-  if (rebuild_)
-    s.bytes += rebuild_->next.bytes() + rebuild_->n_known * sizeof(uint32_t);
+  s.bytes = heat_.bytes() + live_->bytes() + spare_->bytes();
+  if (rebuild_) s.bytes += rebuild_->bytes();
   s.bytes_max = bytes_max_;
   s.records = records_;
   s.adds = adds_;
   s.removes = removes_;
   s.removes_missing = removes_missing_;
   s.dropped_entries = dropped_entries_;
+  s.dropped_unused = dropped_unused_;
   s.dropped_adds = dropped_adds_;
+  s.heat_buckets = heat_.n_buckets();
   s.lanes = phys_next_ - free_phys_.size() - dead_phys_.size();
   s.generation = g.header().generation;
   s.rebuilds = rebuilds_;
   s.rebuild_failures = rebuild_failures_;
   s.replaces = replaces_;
+  s.snapshot_bytes = snapshot_bytes_->load(std::memory_order_relaxed);
   s.incarnation = control_ ? control_->incarnation() : 0;
   return s;
 }

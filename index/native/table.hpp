@@ -8,7 +8,7 @@
 //     next   [ copied + updates left of the cursor ]             and here when left of the cursor
 //     flip:  next becomes live; readers that hold the old one finish on it
 //
-// At the byte budget the entries of the segments unused for longest are not copied (counted,
+// At the byte budget the entries of the segments least in use (heat.hpp) are not copied (counted,
 // and the lanes that lost something are marked).
 //
 // Thread safety: any thread may call any method; writers take turns on a mutex, readers (pin)
@@ -18,15 +18,18 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "index/native/budget_cut.hpp"
 #include "index/native/control.hpp"
 #include "index/native/generation.hpp"
 #include "index/native/heat.hpp"
 #include "index/native/sets.hpp"
+#include "index/native/spare_region.hpp"
 #include "index/native/turns.hpp"
 
 namespace kvatlas {
@@ -37,7 +40,7 @@ class Source {
   virtual ~Source() = default;
   // The generation to read now; it stays valid while the pointer is held.
   virtual std::shared_ptr<const Generation> pin() = 0;
-  // A sample of the segments that lookups use, by their first keys.
+  // Segments that a lookup could use, by their first keys.
   virtual void touch(const uint64_t* segment_keys, size_t n) = 0;
   // Whether its writer says that nothing is missing in it.
   virtual bool whole() const = 0;
@@ -45,9 +48,14 @@ class Source {
 
 struct TableStatistics {
   uint64_t entries, slots, slots_used, sets, set_bytes, bytes, bytes_max;
-  uint64_t records, adds, removes, removes_missing, dropped_entries, dropped_adds;
-  uint64_t lanes, generation, rebuilds, rebuild_failures, replaces, incarnation;
+  uint64_t records, adds, removes, removes_missing, dropped_entries, dropped_unused, dropped_adds;
+  uint64_t heat_buckets, lanes, generation, rebuilds, rebuild_failures, replaces, incarnation, snapshot_bytes;
 };
+
+struct FreeSlots {
+  void operator()(Slot* slots) const { std::free(slots); }
+};
+using CopiedSlots = std::unique_ptr<Slot[], FreeSlots>;
 
 class Table final : public Source {
  public:
@@ -71,31 +79,40 @@ class Table final : public Source {
 
   const std::string& path() const { return path_; }  // empty: private memory
   std::shared_ptr<const Generation> pin() override;
-  void touch(const uint64_t* segment_keys, size_t n) override { heat_.touch(segment_keys, n); }
+  void touch(const uint64_t* segment_keys, size_t n) override {
+    for (size_t i = 0; i < n; ++i) heat_.looked_up(heat_.bucket_of(segment_tag(segment_keys[i])));
+  }
   bool whole() const override { return whole_.load(std::memory_order_relaxed); }
   TableStatistics statistics();
+  // Bytes that snapshots of this table take, also after its end.
+  const std::shared_ptr<std::atomic<uint64_t>>& snapshot_bytes() const { return snapshot_bytes_; }
 
  private:
   // One generation being written: the live one, or the next.
   struct Writing {
-    explicit Writing(std::shared_ptr<Generation> g) : generation(std::move(g)), sets(*generation), bucket_entries(Heat::kBuckets, 0) {}
+    Writing(std::shared_ptr<Generation> g, uint64_t set_bytes_max, uint32_t n_buckets)
+        : generation(std::move(g)), sets(*generation, set_bytes_max), contents(n_buckets) {}
     std::shared_ptr<Generation> generation;
     SetArena sets;
     uint64_t slots_used = 0;  // keys ever written, also those whose set is empty now
     uint64_t entries = 0;     // keys with a set
-    std::vector<uint32_t> bucket_entries;  // the same by heat bucket
+    Contents contents;        // the same by heat bucket
 
-    uint64_t fixed_bytes() const { return bucket_entries.capacity() * sizeof(uint32_t); }
     uint64_t bytes() const {
-      return generation->header().slots_offset + generation->backed_slots() * sizeof(Slot) + sets.used_bytes() + sets.private_bytes() + fixed_bytes();
+      return generation->slot_bytes() + sets.used_bytes() + sets.private_bytes() + contents.bytes();
     }
   };
   struct Rebuild;
+  struct Many {
+    Elements elements;      // by physical lane
+    uint64_t n_changed = 0;  // entries
+  };
   struct Change {
     uint32_t phys;
     uint8_t tiers;
     bool add;
-    uint32_t bucket;
+    uint32_t tag;  // of the keys' segment
+    Many* many = nullptr;  // added, in place of (phys, tiers)
   };
 
   // What a lane is to become, under a physical lane of its own that nobody sees yet.
@@ -123,6 +140,8 @@ class Table final : public Source {
   uint16_t fresh_phys();  // kNoLane when 65 535 are in use
   uint16_t claim_phys(uint32_t lane);
   uint16_t claim_shadow(Shadow& shadow);
+  uint32_t changed_set(Writing& writing, uint32_t set, const Change& change, uint32_t bucket);
+  void count_load(const Change& change);
   void retire_phys(uint16_t phys);  // from here on no reader sees anything of it
   void clear_lane(uint32_t lane);
   static std::vector<Shadow> shadows_of(std::vector<uint32_t> lanes);  // ascending, each once
@@ -130,25 +149,53 @@ class Table final : public Source {
   void load(std::vector<Shadow>& shadows, const uint8_t* delta, size_t bytes, std::unique_lock<Turns>& turn);
   void abandon(std::vector<Shadow>& shadows);
   void flip_lanes(std::vector<Shadow>& shadows);
+  void show_lanes(std::vector<Shadow>& shadows);  // within a flip
+  void bury_lanes(const std::vector<Shadow>& shadows);
   void set_closed(uint32_t lane, bool closed);
   void mark_lossy(uint32_t phys);
 
   bool rebuild_due() const;
   void begin_rebuild();
   void step_rebuild(uint64_t n_slots);
+  bool lands_in_next(uint64_t at) const;  // what was written to this live slot
+  void start_copy();       // what is left behind is known
   void finish_rebuild();   // at once
   void abandon_rebuild();  // no room: stay with the live generation for a while
   void flip();
   void copy_slot(const Slot& slot);
-  void drop(uint64_t word);
+  void leave_behind(const Slot& slot, uint32_t bucket);
+  void unload(uint64_t word);  // an entry that goes, from its lanes
   uint64_t generation_bytes_max() const;
-  std::shared_ptr<Generation> new_generation(uint64_t entries);  // with room for these and more
+  std::unique_ptr<Writing> new_writing(uint64_t n_homes);
+  uint64_t set_bytes_due() const;    // of sets, when a rebuild is
+  double set_bytes_wanted() const;  // in the next generation
+  double bytes_too_many() const;
   void require_open() const;
+
+  // Snapshots (table_snapshot.cpp): a copy of the live slots that is made in turns, and kept up by every write meanwhile.
+  friend class TableCopying;
+  friend class ContentLoading;  // content_loading.cpp
+  struct Copy {
+    CopiedSlots slots;  // [n_slots of the live generation], null: not begun
+    uint64_t cursor = 0;                       // slots left of it are copied
+  };
+  // REQUIRES, after every store to a slot of the live generation: that slot's number. One that was not written may be n_slots.
+  void copied(uint64_t at) {
+    if (copy_ && at < copy_->cursor) copy_->slots[at] = live_->generation->slots()[at];
+  }
+  // Another generation is live: the copy begins anew.
+  void recopy() {
+    if (copy_) *copy_ = Copy{};
+  }
+  std::unique_ptr<Copy> copy_;
+  uint64_t expected_entries_ = 0;  // that a load is about to bring: the next generation has room for them
+  const std::shared_ptr<std::atomic<uint64_t>> snapshot_bytes_ = std::make_shared<std::atomic<uint64_t>>(0);  // held by anyone
 
   const uint64_t bytes_max_;
   const std::string path_;
   std::mutex replacing_;  // before writer_: one replace at a time
   Turns writer_;
+  const std::shared_ptr<SpareRegion> spare_ = std::make_shared<SpareRegion>();  // generations give theirs to it
   std::mutex pin_;  // guards live_->generation against pin()
   std::unique_ptr<Control> control_;  // shared memory only
   std::unique_ptr<Writing> live_;
@@ -170,7 +217,7 @@ class Table final : public Source {
   uint64_t set_bytes_kept_ = 8;  // arena bytes right after the last rebuild
   uint64_t retry_rebuild_at_ = 0;
   uint64_t records_ = 0, adds_ = 0, removes_ = 0, removes_missing_ = 0;
-  uint64_t dropped_entries_ = 0, dropped_adds_ = 0, rebuilds_ = 0, rebuild_failures_ = 0, replaces_ = 0;
+  uint64_t dropped_entries_ = 0, dropped_unused_ = 0, dropped_adds_ = 0, rebuilds_ = 0, rebuild_failures_ = 0, replaces_ = 0;
 };
 
 }  // namespace kvatlas

@@ -14,65 +14,162 @@ constexpr uint64_t kHomesMin = 1024;
 constexpr double kLoadAfter = 0.56;    // of a fresh generation
 constexpr double kLoadAfterSmall = 0.40;
 constexpr uint64_t kSmallEntries = 1 << 18;  // below it tables double: they are seldom what memory goes to
+// At the budget: what is left behind at once is a tenth, for what is left behind early is missed.
+constexpr double kLoadAtBudget = 0.75;
+constexpr double kEntryBytes = sizeof(Slot) / kLoadAtBudget;
 constexpr double kLoadRebuild = 0.82;  // when the next one is begun
+constexpr double kLoadRebuildAtBudget = 0.88;  // the same where that leaves something behind
+constexpr double kSetLoadAfter = 0.60;  // of the room for sets
+constexpr double kSetLoadRebuild = 0.85;
 constexpr uint64_t kRetrySteps = 4096;
 constexpr uint64_t kSetGarbageBytes = 4 << 20;
 constexpr uint64_t kArenaMin = 64 << 10;
+constexpr double kArenaMinBytes = kArenaMin;
 constexpr uint64_t kDeadLoadMin = 4096;
+constexpr uint64_t kStepBuckets = 1 << 17;  // looked at, at least: some hundred microseconds
+constexpr uint64_t kSpareBytes = 4096;  // roundings
 
 uint64_t homes_for(uint64_t entries) {
   const double load = entries < kSmallEntries ? kLoadAfterSmall : kLoadAfter;
   return std::max<uint64_t>(kHomesMin, static_cast<uint64_t>(static_cast<double>(entries) / load) + 1);
 }
 
+// The most homes whose slots take no more than these bytes.
+uint64_t homes_in(double bytes) {
+  const auto slots = static_cast<uint64_t>(std::max(bytes / sizeof(Slot), static_cast<double>(2 * kHomesMin)));
+  return std::max(kHomesMin, slots > 5 * Generation::kTailMax ? slots - Generation::kTailMax : (slots - 64) * 4 / 5);
+}
+
+// What becomes of a generation that nobody reads any more.
+struct GiveBack {
+  std::shared_ptr<SpareRegion> to;
+  void operator()(Generation* generation) const {
+    to->give(generation->release());
+    delete generation;
+  }
+};
+
+double slot_bytes(uint64_t n_homes) { return static_cast<double>(Generation::slots_of(n_homes) * sizeof(Slot)); }
+
 }  // namespace
 
 bool Table::rebuild_due() const {
   if (adds_ + removes_ < retry_rebuild_at_) return false;
   const auto& g = *live_->generation;
-  return static_cast<double>(live_->slots_used) > kLoadRebuild * static_cast<double>(g.n_homes()) ||
-         live_->sets.used_bytes() > 2 * set_bytes_kept_ + std::min(kSetGarbageBytes, bytes_max_ / 32) ||
+  const SetArena& sets = live_->sets;
+  const double load = static_cast<double>(live_->slots_used) / static_cast<double>(g.n_homes());
+  return load > kLoadRebuildAtBudget || (load > kLoadRebuild && bytes_too_many() <= 0) ||
+         sets.used_bytes() > set_bytes_due() ||
+         static_cast<double>(sets.bytes()) > kSetLoadRebuild * static_cast<double>(sets.bytes_max()) ||
          (dead_load_ > kDeadLoadMin && dead_load_ > total_load_ / 3) ||
          (dead_phys_.size() > kLanesMax / 2);
 }
 
+uint64_t Table::set_bytes_due() const { return 2 * set_bytes_kept_ + std::min(kSetGarbageBytes, bytes_max_ / 32); }
+
 // Two generations exist while one is rebuilt: each may have half of what is not fixed.
 uint64_t Table::generation_bytes_max() const {
-  const uint64_t fixed = live_ ? live_->generation->header().slots_offset + live_->fixed_bytes() : 700 << 10;
-  return bytes_max_ / 2 - fixed;
+  const uint64_t n_buckets = heat_.n_buckets();
+  const uint64_t shared = heat_.bytes() + n_buckets / 8;  // uses, and which buckets are cold
+  return bytes_max_ / 2 - shared / 2 - Generation::kHeadBytes - SetArena::kMemoBytes - n_buckets * Contents::kBytesOfBucket - kSpareBytes;
 }
 
-std::shared_ptr<Generation> Table::new_generation(uint64_t entries) {
-  const uint64_t n_homes = homes_for(entries);
+std::unique_ptr<Table::Writing> Table::new_writing(uint64_t n_homes) {
+  n_homes = std::max(n_homes, kHomesMin);
   const uint64_t number = live_ ? live_->generation->header().generation + 1 : control_ ? control_->first_generation() : 1;
   // Sets may take what the budget leaves; their numbers are 32 bits of 8 bytes each.
-  const uint64_t taken = n_homes * sizeof(Slot) * 5 / 4 + kArenaMin;
+  const auto slots = static_cast<uint64_t>(slot_bytes(n_homes));
   const uint64_t room = generation_bytes_max();
-  const uint64_t arena = std::min<uint64_t>(std::max(kArenaMin, room > taken ? room - taken : 0), 32ull << 30);
-  return std::make_shared<Generation>(Generation::create(control_ ? control_->generation_path(number) : "",
-                                                         control_ ? control_->incarnation() : 0, number, n_homes, arena));
+  const uint64_t set_bytes_max = std::min<uint64_t>(std::max(kArenaMin, room > slots ? room - slots : 0), 32ull << 30);
+  Generation made = control_ ? Generation::create(control_->generation_path(number), control_->incarnation(), number, n_homes, set_bytes_max)
+                             : Generation::create_in(spare_->take(), number, n_homes, set_bytes_max);
+  return std::make_unique<Writing>(std::shared_ptr<Generation>(new Generation(std::move(made)), GiveBack{spare_}), set_bytes_max, heat_.n_buckets());
+}
+
+// What lives of the sets is not known before it is copied: at most all, and about as much as last time.
+double Table::set_bytes_wanted() const {
+  const auto used = static_cast<double>(live_->sets.used_bytes());
+  const double alive = std::min(used, static_cast<double>(set_bytes_due())) / used;
+  return alive * static_cast<double>(live_->sets.bytes()) / kSetLoadAfter;
+}
+
+// What would have to go if the next generation were made now; negative: what is free.
+double Table::bytes_too_many() const {
+  return static_cast<double>(live_->entries) * kEntryBytes + std::max(kArenaMinBytes, set_bytes_wanted()) + Generation::kTailMax * sizeof(Slot) -
+         static_cast<double>(generation_bytes_max());
 }
 
 void Table::begin_rebuild() {
-  const double room = static_cast<double>(generation_bytes_max() - kArenaMin);
-  const uint64_t entries = live_->entries;
-  // Sets: what was kept last time, as much again for new ones, and the map from old to new.
-  const double set_bytes = 2.5 * static_cast<double>(std::min(live_->sets.used_bytes(), set_bytes_kept_ * 2));
-  const double wanted = static_cast<double>(homes_for(entries)) * sizeof(Slot) * 1.25 + set_bytes;
-  uint64_t keep = entries;
-  if (wanted > room) keep = static_cast<uint64_t>(static_cast<double>(entries) * std::max(0.05, 0.9 * room / wanted));
-  try {
-    auto generation = new_generation(keep);
-    rebuild_ = std::make_unique<Rebuild>(std::move(generation), live_->sets.used_bytes());
-  } catch (const Error&) {
-    return abandon_rebuild();
-  }
-  if (keep < entries) rebuild_->cold = heat_.coldest(entries - keep, live_->bucket_entries);
+  rebuild_ = std::make_unique<Rebuild>();
   rebuild_->n_reclaimable = dead_phys_.size();
   rebuild_->dead_load = dead_load_;
+  const SetArena& sets = live_->sets;
+  const double headroom = std::max(4096.0, static_cast<double>(sets.bytes_max()) - static_cast<double>(sets.bytes()));
+  rebuild_->slots_per_set_byte = 2 * static_cast<double>(live_->generation->n_slots() + 2ull * heat_.n_buckets()) / headroom;
+
+  rebuild_->is_scrubbing = bytes_too_many() > 0 && dead_load_ > kDeadLoadMin && dead_load_ > total_load_ / 16;
+  if (!rebuild_->is_scrubbing) rebuild_->plan(*this);
+}
+
+void Table::Rebuild::plan(Table& table) {
+  is_scrubbing = false;
+  fates = {};
+  const double too_many = table.bytes_too_many();
+  if (too_many <= 0) return table.start_copy();
+  const double units = static_cast<double>(std::max<uint64_t>(1, table.live_->contents.set_units_in_all));
+  is_at_budget = true;
+  cut = BudgetCut(table.heat_, {.entry_bytes = kEntryBytes, .set_unit_bytes = table.set_bytes_wanted() / units, .bytes_to_drop = too_many});
+}
+
+bool Table::Rebuild::scrub(Table& table, uint64_t n_slots) {
+  Writing& live = *table.live_;
+  if (fates.size() == 0) fates = Zeroed<uint8_t>(live.sets.used_bytes() / 8 + 1);
+  const uint64_t end = std::min(live.generation->backed_slots(), scrubbed + n_slots);
+  for (; scrubbed < end; ++scrubbed) {
+    Slot& slot = live.generation->slots()[scrubbed];
+    if (slot.key == 0 || word_set(slot.word) == 0 || !is_dead(table, word_set(slot.word))) continue;
+    --live.entries;
+    --live.contents.entries[table.heat_.bucket_of(word_tag(slot.word))];
+    Generation::store(&slot.word, slot.word & ~0xffffffffull);
+    table.copied(scrubbed);
+  }
+  return scrubbed == live.generation->backed_slots();
+}
+
+// A lane that dies while others are looked at may count as alive: it goes with the next one.
+bool Table::Rebuild::is_dead(const Table& table, uint32_t set) {
+  enum : uint8_t { kUnknown, kLives, kDead };
+  if (set < fates.size() && fates[set] != kUnknown) return fates[set] == kDead;
+  const Generation& g = *table.live_->generation;
+  const SetView view = g.set(set);
+  const bool dead = std::none_of(view.elements, view.elements + view.count, [&](uint32_t element) { return g.lane_word(element >> 8) != 0; });
+  if (set < fates.size()) fates[set] = dead ? kDead : kLives;
+  return dead;
+}
+
+void Table::start_copy() {
+  const double room = static_cast<double>(generation_bytes_max());
+  const double set_bytes = std::max(kArenaMinBytes, set_bytes_wanted() - rebuild_->cut.dropped_set_bytes());
+  const uint64_t comfortable = homes_for(live_->entries + expected_entries_);
+  try {
+    rebuild_->next = new_writing(slot_bytes(comfortable) + set_bytes <= room ? comfortable : homes_in(room - set_bytes));
+    rebuild_->known = Zeroed<uint32_t>(live_->sets.used_bytes() / 8 + 1);
+  } catch (const Error&) {
+    abandon_rebuild();
+  }
 }
 
 void Table::step_rebuild(uint64_t n_slots) {
+  if (rebuild_->is_scrubbing) {
+    if (!rebuild_->scrub(*this, n_slots)) return;
+    rebuild_->plan(*this);
+    if (!rebuild_) return;
+  }
+  if (!rebuild_->next) {
+    if (!rebuild_->cut.step(live_->contents, std::max(n_slots, kStepBuckets))) return;
+    start_copy();
+    if (!rebuild_) return;
+  }
   const Generation& g = *live_->generation;
   const uint64_t end = std::min(g.n_slots(), rebuild_->cursor + n_slots);
   try {
@@ -84,6 +181,8 @@ void Table::step_rebuild(uint64_t n_slots) {
 }
 
 void Table::abandon_rebuild() {
+  // More of the sets live than was thought.
+  if (rebuild_->next && rebuild_->next->sets.is_full()) set_bytes_kept_ = live_->sets.used_bytes();
   rebuild_.reset();
   if (control_) ::unlink(control_->generation_path(live_->generation->header().generation + 1).c_str());
   ++rebuild_failures_;
@@ -92,16 +191,17 @@ void Table::abandon_rebuild() {
 
 void Table::finish_rebuild() {
   if (!rebuild_) begin_rebuild();
-  if (rebuild_) step_rebuild(live_->generation->n_slots());
+  if (rebuild_) step_rebuild(live_->generation->n_slots() + 2ull * heat_.n_buckets());
 }
 
 void Table::copy_slot(const Slot& slot) {
   const uint32_t set = word_set(slot.word);
   if (slot.key == 0 || set == 0) return;
-  const uint32_t bucket = word_bucket(slot.word);
-  if (!rebuild_->cold.empty() && rebuild_->cold[bucket]) return drop(slot.word);
-  Writing& next = rebuild_->next;
-  uint32_t copied = set < rebuild_->n_known ? rebuild_->known[set] : 0;
+  const uint32_t tag = word_tag(slot.word), bucket = heat_.bucket_of(tag);
+  if (rebuild_->cut.is_cold(bucket)) return leave_behind(slot, bucket);
+  Writing& next = *rebuild_->next;
+  const uint64_t sets_before = next.sets.used_bytes();
+  uint32_t copied = set < rebuild_->known.size() ? rebuild_->known[set] : 0;
   if (copied == 0) {
     const Generation& g = *live_->generation;
     const SetView view = g.set(set);
@@ -109,7 +209,7 @@ void Table::copy_slot(const Slot& slot) {
     for (uint32_t i = 0; i < view.count; ++i)
       if (g.lane_word(view.elements[i] >> 8) != 0) alive.push_back(view.elements[i]);
     copied = next.sets.intern(alive.data(), static_cast<uint32_t>(alive.size()));
-    if (set < rebuild_->n_known) rebuild_->known[set] = copied;
+    if (set < rebuild_->known.size()) rebuild_->known[set] = copied;
   }
   if (copied == 0) return;  // only dead lanes held it
   Generation& to = *next.generation;
@@ -119,25 +219,40 @@ void Table::copy_slot(const Slot& slot) {
     if (at >= to.backed_slots()) to.back_slots(at + 1);
     if (to.slots()[at].key == 0) break;
   }
-  to.slots()[at] = {slot.key, static_cast<uint64_t>(bucket) << 32 | copied};
+  to.slots()[at] = {slot.key, static_cast<uint64_t>(tag) << 32 | copied};
   ++next.slots_used;
   ++next.entries;
-  ++next.bucket_entries[bucket];
+  ++next.contents.entries[bucket];
+  if (next.sets.used_bytes() != sets_before) next.contents.charge_sets(bucket, next.sets.used_bytes() - sets_before);
 }
 
-void Table::drop(uint64_t word) {
+// What is written to a cold bucket from now on is new: it goes into the next one, wherever the cursor is.
+bool Table::lands_in_next(uint64_t at) const {
+  if (!rebuild_->next || at >= live_->generation->n_slots()) return false;
+  return at < rebuild_->cursor || rebuild_->cut.is_cold(heat_.bucket_of(word_tag(live_->generation->slots()[at].word)));
+}
+
+void Table::leave_behind(const Slot& slot, uint32_t bucket) {
+  const Generation& next = *rebuild_->next->generation;
+  const uint32_t kept = next.set(word_set(next.find_backed(slot.key))).count;
+  if (kept < live_->generation->set(word_set(slot.word)).count) unload(slot.word);
+  if (kept > 0) return;
+  ++rebuild_->n_left_behind;
+  rebuild_->n_unused += rebuild_->cut.is_unused(bucket);
+}
+
+void Table::unload(uint64_t word) {
   const SetView view = live_->generation->set(word_set(word));
   for (uint32_t i = 0; i < view.count; ++i) {
     const uint32_t phys = view.elements[i] >> 8;
     mark_lossy(phys);
     if (phys_load_[phys] > 0) --phys_load_[phys], --total_load_;
   }
-  ++dropped_entries_;
 }
 
 void Table::flip() {
   const Generation& old = *live_->generation;
-  Writing& next = rebuild_->next;
+  Writing& next = *rebuild_->next;
   next.generation->back_slots(next.generation->n_slots());
   for (uint32_t phys = 0; phys < phys_next_; ++phys) next.generation->store_lane_word(phys, old.lane_word(phys));
   for (uint32_t lane = 0; lane < kLanesMax; ++lane) {
@@ -146,11 +261,13 @@ void Table::flip() {
   }
   const std::string superseded = control_ ? control_->generation_path(old.header().generation) : "";
   set_bytes_kept_ = next.sets.used_bytes();
-  auto retired = std::make_unique<Writing>(std::move(next));
+  std::unique_ptr<Writing> retired = std::move(rebuild_->next);
+  if (rebuild_->is_at_budget && !control_) spare_->want();
   {
     std::lock_guard guard(pin_);
     live_.swap(retired);
   }
+  recopy();
   if (control_) {
     control_->publish(live_->generation->header().generation);
     ::unlink(superseded.c_str());
@@ -159,6 +276,8 @@ void Table::flip() {
   free_phys_.insert(free_phys_.end(), dead_phys_.begin(), reclaimed);
   dead_phys_.erase(dead_phys_.begin(), reclaimed);
   dead_load_ -= rebuild_->dead_load;
+  dropped_entries_ += rebuild_->n_left_behind;
+  dropped_unused_ += rebuild_->n_unused;
   ++rebuilds_;
   rebuild_.reset();
 }

@@ -1,32 +1,35 @@
 // The next generation of a table while it is being filled (private to table*.cpp).
 #pragma once
 
-#include <cstdlib>
 #include <memory>
-#include <new>
-#include <vector>
 
+#include "index/native/budget_cut.hpp"
 #include "index/native/table.hpp"
+#include "index/native/zeroed.hpp"
 
 namespace kvatlas {
 
 struct Table::Rebuild {
-  struct Free {
-    void operator()(uint32_t* p) const { std::free(p); }
-  };
-  Rebuild(std::shared_ptr<Generation> generation, uint64_t live_set_bytes)
-      : next(std::move(generation)), n_known(live_set_bytes / 8 + 1),
-        known(static_cast<uint32_t*>(std::calloc(n_known, sizeof(uint32_t)))) {
-    if (known == nullptr) throw std::bad_alloc();
-  }
+  bool is_scrubbing = false;      // blocks of dead lanes are taken out first: what lives is to be counted
+  uint64_t scrubbed = 0;          // live slots left of it are
+  Zeroed<uint8_t> fates;          // by live set: of lanes that live, or dead
+  BudgetCut cut;                  // what is left behind
+  std::unique_ptr<Writing> next;  // null until that is known
+  uint64_t cursor = 0;            // live slots left of it are copied
+  Zeroed<uint32_t> known;         // live set -> set in next, 0 unknown
+  size_t n_reclaimable = 0;       // leading dead_phys_: dead before it began
+  uint64_t dead_load = 0;         // their load
+  uint64_t n_left_behind = 0, n_unused = 0;  // entries; they are there until the flip
+  bool is_at_budget = false;      // the cut leaves something behind
+  double slots_per_set_byte = 0;  // to be copied while the live sets grow by one, so that they do not run out of room
 
-  Writing next;
-  uint64_t cursor = 0;                       // live slots left of it are copied
-  uint64_t n_known;
-  std::unique_ptr<uint32_t[], Free> known;   // live set -> set in next, 0 unknown
-  size_t n_reclaimable = 0;                  // leading dead_phys_: dead before it began
-  uint64_t dead_load = 0;                    // their load
-  std::vector<bool> cold;                    // buckets that are dropped; empty: none
+  // So many slots more; true when all are.
+  bool scrub(Table& table, uint64_t n_slots);
+  bool is_dead(const Table& table, uint32_t set);
+  // Chooses what is left behind, or begins to copy. Where there is no room that ends the rebuild, and this with it.
+  void plan(Table& table);
+
+  uint64_t bytes() const { return fates.bytes() + cut.bytes() + (next ? next->bytes() + known.bytes() : 0); }
 };
 
 }  // namespace kvatlas

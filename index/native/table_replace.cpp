@@ -41,7 +41,6 @@ uint64_t Table::replace(const std::vector<uint32_t>& lanes, const uint8_t* delta
   std::lock_guard alone(replacing_);
   std::unique_lock turn(writer_);
   require_open();
-  heat_.tick();
   loading_ = &shadows;
   try {
     load(shadows, delta, bytes, turn);
@@ -61,6 +60,7 @@ void Table::load(std::vector<Shadow>& shadows, const uint8_t* delta, size_t byte
     for (uint32_t left = keys.count; left > 0 && !shadow.cancelled; left -= keys.count, keys.at += 8ull * keys.count) {
       keys.count = std::min(left, kTurnKeys);
       apply_keys(keys, shadow.lane, &shadow);
+      heat_.pass(keys.count);
       if ((n_keys += keys.count) < kTurnKeys) continue;
       n_keys = 0;
       turn.unlock();
@@ -102,6 +102,13 @@ void Table::flip_lanes(std::vector<Shadow>& shadows) {
   loading_ = nullptr;
   Generation& g = *live_->generation;
   g.begin_flip();
+  show_lanes(shadows);
+  g.end_flip();
+  bury_lanes(shadows);
+}
+
+void Table::show_lanes(std::vector<Shadow>& shadows) {
+  Generation& g = *live_->generation;
   for (Shadow& shadow : shadows) {
     if (shadow.cancelled) continue;
     const uint32_t lossy = shadow.phys == kNoLane ? 0 : g.lane_word(shadow.phys) & kLaneLossy;
@@ -114,7 +121,9 @@ void Table::flip_lanes(std::vector<Shadow>& shadows) {
     lane_closed_[shadow.lane] = shadow.closed;
     shadow.phys = before;
   }
-  g.end_flip();
+}
+
+void Table::bury_lanes(const std::vector<Shadow>& shadows) {
   for (const Shadow& shadow : shadows)
     if (shadow.phys != kNoLane) retire_phys(shadow.phys);
   if (!rebuild_ && rebuild_due()) begin_rebuild();

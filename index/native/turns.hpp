@@ -15,6 +15,12 @@ class Turns {
     now_.lock();
     next_.unlock();
   }
+  bool try_lock() {
+    if (!next_.try_lock()) return false;
+    const bool had = now_.try_lock();
+    next_.unlock();
+    return had;
+  }
   void unlock() { now_.unlock(); }
 
  private:

@@ -148,9 +148,11 @@ def test_matches_tell_which_segments_they_used() -> None:
     world.index.roster.set(0, [0], [])
     world.tell(ADD, 0, blocks, GPU)
     source = through_excerpts(world.index, blocks)
-    for _ in range(16):  # one in sixteen is told
+    for _ in range(100):  # one use in four is told, by chance
         Index([source], world.index.roster).match(blocks)
-    assert source.take_touched().tolist() == blocks[::SEGMENT_BLOCKS].tolist()
+    told = source.take_touched().tolist()
+    assert 30 < len(told) < 150
+    assert set(told) == set(blocks[::SEGMENT_BLOCKS].tolist())
     assert source.take_touched().tolist() == []
     world.index.close()
 

@@ -136,7 +136,7 @@ def test_a_writer_that_stops_in_the_middle_of_a_replacement_is_not_waited_for_fo
 
 
 @pytest.mark.parametrize("suffix", ["", ".1"])
-@pytest.mark.parametrize("version", [0, 1, 3])
+@pytest.mark.parametrize("version", [0, 2, 4])
 def test_files_of_another_release_are_refused_with_both_versions(
     path: str, suffix: str, version: int
 ) -> None:
@@ -145,7 +145,7 @@ def test_files_of_another_release_are_refused_with_both_versions(
         file.seek(VERSION_AT)
         file.write(struct.pack("<I", version))
     with pytest.raises(
-        TableFileError, match=f"expected table format version 2, got {version}: another release"
+        TableFileError, match=f"expected table format version 3, got {version}: another release"
     ):
         TableReader(path, age_ms_max=A_MINUTE_MS)
     table.close()
@@ -159,15 +159,17 @@ def test_a_reader_keeps_a_bounded_sample_of_the_segments_that_matches_used(path:
     roster.set(0, [1], [])
     index = Index([reader], roster)
     assert reader.take_touched().tolist() == []
-    for _ in range(16):  # one match in sixteen reports
+    for _ in range(400):  # one use in four is told, by chance
         index.match(keys[:1])
-    assert reader.take_touched().tolist() == [2]
+    told = reader.take_touched().tolist()
+    assert 40 < len(told) < 200
+    assert set(told) == {2}
     for at in range(len(keys) * 16):
         index.match(keys[at // 16 : at // 16 + 1])
     sample = reader.take_touched()
     assert len(sample) == 1024
     assert set(sample.tolist()) <= set(keys.tolist())
-    assert int(keys[-1]) in sample.tolist() or int(keys[-2]) in sample.tolist(), "the newest stay"
+    assert min(sample.tolist()) < 700 and max(sample.tolist()) > 2_300, "early and late ones alike"
     assert reader.take_touched().dtype == np.uint64
     table.touch(sample)
     table.close()

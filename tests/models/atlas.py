@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from kvatlas.ingest.wire.events import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch
 from tests.models.block_keys import Feature, Keyspace, block_keys, keyspace
-from tests.models.meaning import Meaning, resident
+from tests.models.meaning import Meaning
 from tests.models.mirror import CPU, DISK, GPU, STORAGE, UNKNOWN, Limits, Mirror, tier_of
+from tests.models.stores import Store
 
 WEIGHTS = {GPU: 1.0, CPU: 0.8, DISK: 0.5, STORAGE: 0.4, UNKNOWN: 0.0}
 
@@ -37,17 +38,6 @@ class NaiveConfig:
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass
-class Store:
-    """A set of files named by engine keys; it keeps their meanings itself."""
-
-    tier: int
-    meanings: dict[int, Meaning] = field(default_factory=dict)
-
-    def residency(self) -> dict[int, int]:
-        return dict.fromkeys(resident(self.meanings, self.meanings.__contains__), self.tier)
-
-
 class NaiveAtlas:
     """Mirrors by worker and stores by name, and what can be asked of them."""
 
@@ -59,6 +49,8 @@ class NaiveAtlas:
         self.attached: dict[str, dict[Worker, set[str]]] = {}
         self.applied: dict[tuple[str, Worker], dict[int, bytes]] = {}
         """Payloads by sequence number, of each worker's last incarnation."""
+        self.early: dict[tuple[str, Worker], set[str]] = {}
+        """Stores that workers told of before the block size was known."""
         self.batches: Counter[tuple[str, Worker]] = Counter()
         """Applied, of all incarnations."""
         self.left_out: set[tuple[str, Worker]] = set()
@@ -91,8 +83,9 @@ class NaiveAtlas:
         if model not in self.config.block_sizes:
             self._learn_block_size(model, worker, batch)
         if model not in self.block_sizes:
-            self.counts["no_block_size"] += len(batch.events)
-            if self._count_unread(batch) or joins_late or any(map(_names_a_group, batch.events)):
+            others = [event for event in batch.events if not self._told_early(model, worker, event)]
+            self.counts["no_block_size"] += len(others)
+            if self._count_unread(batch) or joins_late or any(map(_names_a_group, others)):
                 self.left_out.add((model, worker))
             return
         mirror = self._mirror(model, worker)
@@ -100,14 +93,19 @@ class NaiveAtlas:
             mirror.doubted()
         mirror.begin_batch(batch.events)
         for event in batch.events:
+            if isinstance(event, BlockStored) and tier_of(event.medium, event.locality) == GPU:
+                mirror.name_group(event)
+        self._attach(model, worker, batch.events)
+        mirror.told_full = set(mirror.full_groups()) or mirror.told_full
+        self._judge_groups(model)
+        for event in batch.events:
             if isinstance(event, AllBlocksCleared):
                 mirror.cleared()
             elif isinstance(event, BlockRemoved):
                 self._removed(model, worker, event)
             elif event.block_hashes:
                 self._stored(model, worker, event)
-            elif tier_of(event.medium, event.locality) == GPU:
-                mirror.name_group(event)  # the engine needs that group's blocks already
+            self._teach(model, worker)
         if self._count_unread(batch):
             mirror.doubted()
 
@@ -122,11 +120,13 @@ class NaiveAtlas:
         self._residency = {}
         for name in [name for name in self.applied if name[1][0] == pod]:
             del self.applied[name], self.batches[name]
+            self.early.pop(name, None)
             self.left_out.discard(name)
         for model, mirrors in self.mirrors.items():
             for worker in [worker for worker in mirrors if worker[0] == pod]:
                 del mirrors[worker]
                 del self.attached[model][worker]
+            self._judge_groups(model)
 
     # What is asked.
 
@@ -231,7 +231,7 @@ class NaiveAtlas:
                 self.counts["block_size_changed"] += 1
                 mirror.doubted()
         for store in self.stores.get(model, {}).values():
-            store.meanings = {}
+            store.forget_meanings()
 
     def _keyspace(self, model: str) -> Keyspace:
         config = self.config
@@ -240,14 +240,16 @@ class NaiveAtlas:
     def _mirror(self, model: str, worker: Worker) -> Mirror:
         mirrors = self.mirrors.setdefault(model, {})
         if worker not in mirrors:
-            attached = set(self.config.stores.get(worker[0], ()))
+            attached = set(self.config.stores.get(worker[0], ())) | self.early.get((model, worker), set())
             self.attached.setdefault(model, {})[worker] = attached
+            for name in attached:
+                self.stores.setdefault(model, {}).setdefault(name, Store(STORAGE, self.config.limits.stored))
 
             def stored_meaning(key: int) -> Meaning | None:
                 for name in sorted(attached):
                     store = self.stores.get(model, {}).get(name)
-                    if store is not None and key in store.meanings:
-                        return store.meanings[key]
+                    if store is not None and key in store.known:
+                        return store.known[key]
                 return None
 
             config, space = self.config, self._keyspace(model)
@@ -272,22 +274,72 @@ class NaiveAtlas:
         if tier not in (DISK, STORAGE):
             mirror.stored(event, tier)
             return
-        name = self._store_name(model, worker[0], tier)
-        store = self.stores.setdefault(model, {}).setdefault(name, Store(tier))
-        self.attached[model][worker].add(name)
-        for key in event.block_hashes:
-            meaning = mirror.placed(key) or mirror.stored_meaning(key)
-            if meaning is None:
-                self.counts["unresolved"] += 1
-                mirror.lost["lost_stored"] += 1
-            elif not meaning.whole and meaning.unindexed is None:
+        store = self.stores[model][self._store_name(model, worker[0], tier)]
+        names = event.block_hashes
+        n_tokens = len(names) * event.block_size
+        is_chunk = len(names) > 1 and 0 < n_tokens == len(event.token_ids)
+        meanings = {name: mirror.placed(name) for name in names}
+        for name, meaning in meanings.items():
+            known = meaning or mirror.stored_meaning(name)
+            store.learn([(name, known)] if known is not None else [])
+        for i, name in enumerate(names):
+            meaning = meanings[name]
+            if meaning is not None and not meaning.whole and meaning.unindexed is None:
                 self.counts["store_parts"] += 1
                 mirror.lost["lost_stored"] += 1
-            elif key in store.meanings or len(store.meanings) < self.config.limits.stored:
-                store.meanings.setdefault(key, meaning)
-            else:
-                self.counts["store_full"] += 1
-                mirror.lost["lost_stored"] += 1
+            elif not is_chunk or i == len(names) - 1:
+                blocks = names if is_chunk else (name,)
+                held = store.hold(blocks, event.group_idx)
+                if held in ("waits", "no_room"):
+                    self.counts["store_waiting" if held == "waits" else "store_full"] += len(blocks)
+                    mirror.lost["lost_stored"] += len(blocks) * (held == "no_room")
+
+    def _told_early(self, model: str, worker: Worker, event: object) -> bool:
+        """Files in shared storage are known, and wait, before any block size is."""
+        if not isinstance(event, BlockStored | BlockRemoved):
+            return False
+        if tier_of(event.medium, event.locality) != STORAGE:
+            return False
+        name = self._store_name(model, worker[0], STORAGE)
+        store = self.stores.setdefault(model, {}).setdefault(name, Store(STORAGE, self.config.limits.stored))
+        self.early.setdefault((model, worker), set()).add(name)
+        if isinstance(event, BlockRemoved):
+            unknown = store.release(event.block_hashes, event.group_idx)
+            self.counts["removed_unknown"] += len(unknown)
+            return True
+        names = event.block_hashes
+        is_chunk = len(names) > 1 and 0 < len(names) * event.block_size == len(event.token_ids)
+        for blocks in [names] if is_chunk else [(name,) for name in names]:
+            if store.hold(blocks, event.group_idx) == "waits":
+                self.counts["store_waiting"] += len(blocks)
+        return True
+
+    def _attach(self, model: str, worker: Worker, events: Iterable[object]) -> None:
+        """The stores that a batch names count for its worker; they learn what that knows already."""
+        attached, mirror = self.attached[model][worker], self.mirrors[model][worker]
+        self._teach(model, worker)
+        for event in events:
+            if not isinstance(event, BlockStored) or not event.block_hashes:
+                continue
+            tier = tier_of(event.medium, event.locality)
+            name = self._store_name(model, worker[0], tier)
+            if tier in (DISK, STORAGE) and name not in attached:
+                store = self.stores.setdefault(model, {}).setdefault(
+                    name, Store(tier, self.config.limits.stored)
+                )
+                attached.add(name)
+                store.learn((key, meaning) for key in mirror.meanings if (meaning := mirror.placed(key)))
+
+    def _teach(self, model: str, worker: Worker) -> None:
+        learned, self.mirrors[model][worker].learned = self.mirrors[model][worker].learned, {}
+        for name in self.attached[model][worker]:
+            self.stores[model][name].learn(learned.items())
+
+    def _judge_groups(self, model: str) -> None:
+        """A file counts once it is there for all full groups of the workers attached."""
+        for name, store in self.stores.get(model, {}).items():
+            attached = (w for w, names in self.attached.get(model, {}).items() if name in names)
+            store.need(set().union(*(self.mirrors[model][w].told_full for w in attached)))
 
     def _removed(self, model: str, worker: Worker, event: BlockRemoved) -> None:
         mirror = self.mirrors[model][worker]
@@ -296,14 +348,9 @@ class NaiveAtlas:
             mirror.removed(event, tier)
             return
         name = self._store_name(model, worker[0], tier)
-        store = self.stores.get(model, {}).get(name, Store(tier))
-        for key in event.block_hashes:
-            if key in store.meanings:
-                del store.meanings[key]
-            elif key in mirror.meanings:
-                self.counts["removed_not_held"] += 1
-            else:
-                self.counts["removed_unknown"] += 1
+        store = self.stores.get(model, {}).get(name, Store(tier, self.config.limits.stored))
+        for key in store.release(event.block_hashes, event.group_idx):
+            self.counts["removed_not_held" if key in mirror.meanings else "removed_unknown"] += 1
 
 
 def union(masks: Iterable[int]) -> int:

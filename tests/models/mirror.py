@@ -91,6 +91,8 @@ class Mirror:
         """Blocks announced and not kept, and doubts about blocks since forgotten; by claim."""
         self.orphans: list[Orphan] = []
         self.kinds: dict[int, str | None] = {}
+        self.learned: dict[int, Meaning] = {}  # for stores: of blocks placed since somebody has looked
+        self.told_full: set[int] = set()  # full groups; those of before a restart until any is named
         self.fresh: set[int] = set()
         """Blocks of which a dense store of this batch brought the first device copy."""
 
@@ -311,7 +313,7 @@ class Mirror:
             known = key in self.meanings
             if self.placed(key) is None:
                 self.meanings[key] = self._meaning(event, i, parent)
-            parent = self.meanings[key]
+            parent = self.learned[key] = self.meanings[key]
             held = self._held(key, event)
             if i in cancelled:
                 self._settle(key)

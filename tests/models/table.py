@@ -73,9 +73,15 @@ def nonzero(key: int) -> int:
     return key or 1
 
 
+def segment_tag(segment_key: int) -> int:
+    """The high half of the scrambled key."""
+    return (segment_key ^ (segment_key >> 32)) * 0x9E3779B97F4A7C15 % 2**64 >> 32
+
+
 def shard_of(segment_key: int, n_shards: int) -> int:
-    """Jump consistent hash of the scrambled key, in plain integers."""
-    key = (segment_key ^ (segment_key >> 32)) * 0x9E3779B97F4A7C15 % 2**64
+    """Jump consistent hash of the segment's tag, in plain integers."""
+    tag = segment_tag(segment_key)
+    key = tag << 32 | tag
     bucket, after = 0, 0
     while after < n_shards:
         bucket = after
