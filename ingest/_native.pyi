@@ -52,15 +52,26 @@ class Decoder:
     def broken(self) -> bool: ...
 
 class Store:
-    """What lies in one store of KV files. Any thread may call any method."""
+    """What lies in one store of KV files, and what its engine keys mean. Any thread may call any method.
 
-    def __init__(self, lane: int, blocks_max: int = ...) -> None:
-        """At most `blocks_max` engine blocks are kept."""
+    Deltas are buffers of delta records, one a shard; changes are (segment key, block key, is resident).
+    """
+
+    def __init__(self, lane: int, blocks_max: int = ..., known_max: int = ...) -> None:
+        """At most `blocks_max` engine blocks are resident; of at most `known_max` besides the meaning is
+        kept, and so many files wait for theirs."""
     @property
     def lane(self) -> int: ...
     def clear(self) -> None: ...
+    def forget_meanings(self) -> None:
+        """Block keys are others now: its files wait. The lane is the caller's to clear."""
+    def retire(self) -> None:
+        """Forget all, and take nothing any more."""
+    def need_groups(self, groups: int, n_shards: int, tiers: int) -> list[bytes]:
+        """A file counts once it is there for all these groups, as bits. Deltas."""
     def keys(self) -> set[int]:
         """Block keys held."""
+    def statistics(self) -> dict[str, int]: ...
     def save(self, index_block_tokens: int) -> bytes:
         """All of it, for `load`. What changes meanwhile may be in it or not."""
     def load(self, saved: bytes, index_block_tokens: int) -> None:
@@ -69,6 +80,26 @@ class Store:
         """Everything as delta records: the lane cleared, then filled in these tier bits."""
     def __len__(self) -> int:
         """Engine blocks held."""
+
+    # What mirrors do, for tests.
+
+    def teach(
+        self, lessons: Sequence[tuple[int, int, int, int, int, Sequence[int]]]
+    ) -> list[tuple[int, int, bool]]:
+        """Engine key, parent or 0, engine block size, number of the first index block, key of its segment,
+        block keys. Changes."""
+    def hold(
+        self, engine_key: int, group: int = 0, chunk_blocks: int = 1, time_s: float = ..., owner: int = 0
+    ) -> tuple[str, list[tuple[int, int, bool]]]:
+        """now, before, waits, stale or no_room; and changes."""
+    def release(
+        self, engine_keys: Sequence[int], group: int = 0, time_s: float = ...
+    ) -> tuple[int, list[int], list[tuple[int, int, bool]]]:
+        """How many were removed, those that were not there, changes."""
+    def begin_inventory(self, owner: int, time_s: float = ...) -> None: ...
+    def end_inventory(self, owner: int) -> tuple[int, list[tuple[int, int, bool]]]:
+        """Files that were not named, and changes."""
+    def cancel_inventory(self, owner: int) -> None: ...
 
 class Snapshot:
     """A mirror's content at one moment, being written down. Dropping it abandons it."""
@@ -115,11 +146,20 @@ class Mirror:
         storage_is_shared: bool = True,
     ) -> None:
         """No `storage`, and not `storage_is_shared`: its events are counted and left out."""
+    def set_chunk_blocks(self, blocks: int) -> None:
+        """Blocks of a file whose announcement does not tell."""
+    def set_announcer(self) -> None:
+        """It is no worker: only what it says of its storage's files counts."""
     def set_lora_names(self, names: dict[int, str]) -> None: ...
     def set_tables(self, tables: Sequence[Table]) -> None:
         """Where `apply` sends its deltas: one table a shard."""
     def set_log(self, log: DeltaLog) -> None:
         """Where `apply` sends its deltas instead; for mirrors of one shard."""
+    def set_engine_keys(self, log: DeltaLog | None) -> None:
+        """Where engine keys and their block keys are told from now on (index/remote/llmd/engine_keys.py has
+        the records), those known already at once; None: nowhere, which costs nothing. A log of its own."""
+    def tell_engine_keys(self) -> None:
+        """All that are known, once more: after a loss in the log, or a restore."""
     def apply(self, batch: Decoder, told: bool = False) -> bool:
         """Apply a batch and its deltas.
 

@@ -6,7 +6,6 @@ Read path:  `score` -> Keyspace.keys -> Index.match -> Scores.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,24 +16,26 @@ import numpy.typing as npt
 
 from kvatlas.index.choosing.looking import Look
 from kvatlas.index.choosing.serving import ServingPod
+from kvatlas.index.dumps.meta import DumpTotals
+from kvatlas.index.errors import InputError
 from kvatlas.index.keys import Feature, TokenIds
 from kvatlas.index.prompts import Messages, Tokenizing, ids_of
-from kvatlas.index.reading import Asked, PromptReader, match
+from kvatlas.index.reading import Asked
 from kvatlas.index.scores import Explanation, Scores
 from kvatlas.index.scores_batch import ScoresBatch
-from kvatlas.index.shards import ShardedIndex, Strategy
-from kvatlas.ingest.atlas_fleet import AtlasFleet
-from kvatlas.ingest.atlas_serving import AtlasServing
+from kvatlas.index.shards import Strategy
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
+from kvatlas.ingest.atlas_tables import DumpTarget, TableHome
 from kvatlas.ingest.checkpoints import CheckpointReport
 from kvatlas.ingest.config import AtlasConfig, PodConfig
 from kvatlas.ingest.feed import Feed, FeedNames
-from kvatlas.ingest.fleet_mirror import FleetMirror
-from kvatlas.ingest.numbering import CountedNumbers
-from kvatlas.ingest.outlet import TableOutlet
+from kvatlas.ingest.shown_dump import LoadedReport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from kvatlas.ingest.atlas_llmd import LlmdHome
+    from kvatlas.ingest.atlas_remote import IndexStatus, RemoteHome
 
 
 class Atlas:
@@ -55,22 +56,9 @@ class Atlas:
         they stay the caller's. None: only token ids can be asked for."""
         self.config = config or AtlasConfig()
         self._tokenizers = tokenizers
-        seed = self.config.hash_seed
-        self._index = ShardedIndex(self.config.shards, table_bytes_max=self.config.table_bytes_max)
-        self._mirror = FleetMirror(
-            self.config,
-            TableOutlet(self._index),
-            CountedNumbers(),
-            hash_seed=secrets.token_hex(16) if seed is None else seed,
-            clock_s=clock_s,
-        )
-        self._reader = PromptReader(
-            AtlasFleet(self._mirror),
-            self._index,
-            algorithm=self.config.algorithm,
-            tier_weights=self.config.tier_weights,
-        )
-        self._serving = AtlasServing(self._mirror)
+        self._home = _home_of(self.config, tokenizers, clock_s)
+        self._mirror = self._home.mirror
+        self._reader = self._home.reads
 
     # Write path.
 
@@ -234,10 +222,7 @@ class Atlas:
 
     def look(self, token_ids: TokenIds, **asked: Unpack[Asked]) -> Look:
         """A prompt's matches and the workers of that moment; as `score`, without what it is worth."""
-        version = self._mirror.part_version  # before: what changes meanwhile is seen by the next look
-        question = self._reader.question(token_ids, **asked)
-        matches = match(self._index, question)
-        return Look(question, matches, self._reader.fleet, self._reader.weights, version)
+        return self._home.look(token_ids, **asked)
 
     def set_serving(self, pod: str, serving: ServingPod | None) -> None:
         """How requests reach a pod, and what it can take; None: nobody says any more.
@@ -245,16 +230,16 @@ class Atlas:
         A pod without events can be chosen too: it is BLIND. Raises InputError where `serving` is of
         another pod.
         """
-        self._serving.set(pod, serving)
+        self._home.set_serving(pod, serving)
 
     def serving_pods(self) -> Mapping[str, ServingPod]:
         """Pods that `set_serving` has described, and those whose events are heard. Do not change it."""
-        return self._serving.pods()
+        return self._home.serving_pods()
 
     @property
     def serving_version(self) -> Hashable:
         """Equal ones mean that `serving_pods` says the same."""
-        return self._serving.version
+        return self._home.serving_version
 
     # What it knows of itself.
 
@@ -269,6 +254,49 @@ class Atlas:
         """Counts, sizes and bounds of everything, at one moment."""
         return self._mirror.statistics()
 
+    def dump(self, to: DumpTarget) -> DumpTotals:
+        """Write the index as it is at one moment to a file or stream, while it is written and read.
+
+        docs/dump_format.md; `kvatlas load` takes it, with the same `hash_seed`. Raises DumpError where
+        nothing can be written, InputError for an index in a server, which others write, too.
+        """
+        if not isinstance(self._home, TableHome):
+            raise InputError("dump: expected an index in this process, got one in a server")
+        return self._home.dump(to)
+
+    def load_dump(self, of: DumpTarget) -> LoadedReport:
+        """Show what a dump says of workers that this atlas does not hear itself (docs/moving_state.md).
+
+        They are DEGRADED, "from a dump of 40 s ago"; each is given up as soon as it is heard. A dump takes
+        the place of the one before. Wants the same `hash_seed`. Batches wait while the tables are loaded,
+        some 0.1 s a million blocks. Raises DumpError for a dump that is torn or of other keys, InputError
+        for more workers than `workers_max`, or an index in a server; what was shown before stays.
+        """
+        if not isinstance(self._home, TableHome):
+            raise InputError("load_dump: expected an index in this process, got one in a server")
+        return self._home.load_dump(of)
+
+    def index_status(self) -> IndexStatus | None:
+        """How it stands to the server that its index is in; None: the index is in this process."""
+        return self._home.status()
+
     def close(self) -> None:
-        """Release the tables; later calls raise TableFileError."""
-        self._mirror.close()
+        """Release the tables; later calls raise TableFileError.
+
+        Of an index in a server: end the session there, with which its blocks go, and the connection.
+        """
+        self._home.close()
+
+
+def _home_of(
+    config: AtlasConfig, tokenizers: Tokenizing | None, clock_s: Callable[[], float]
+) -> TableHome | RemoteHome | LlmdHome:
+    if config.index.kind == "memory":
+        return TableHome(config, clock_s)
+    if config.index.server.format == "llmd":
+        from kvatlas.ingest.atlas_llmd import LlmdHome
+
+        return LlmdHome(config, tokenizers, clock_s)
+    from kvatlas.ingest.atlas_remote import RemoteHome  # whoever has no server needs no client of one
+
+    return RemoteHome(config, tokenizers, clock_s)

@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from typing import Any
 
-from kvatlas.ingest.atlas_statistics import AtlasStatistics, WorkerStatistics
+from kvatlas.ingest.atlas_statistics import AtlasStatistics, StoreStatistics, WorkerStatistics
 from kvatlas.ingest.fleet_state import FleetState
-from kvatlas.ingest.worker_state import WorkerState
+from kvatlas.ingest.worker_state import StoreState, WorkerState
 
 _APPLIED = (
     "events_stored",
@@ -18,6 +18,7 @@ _APPLIED = (
     "blocks_removed",
     "orphaned",
     "orphans_stitched",
+    "inventories",
 )
 """Counts of a mirror that are no skips."""
 _STREAM = ("batches", "refused_payloads")
@@ -41,17 +42,25 @@ def report(
     totals["block_size_changed"] += fleet.block_size_changes
     events = {name: totals.pop(name, 0) for name in (*_APPLIED, *_STREAM)}
     return AtlasStatistics(
-        workers=tuple(_worker(worker, now_s) for worker in workers),
+        workers=tuple(_worker(worker, now_s) for worker in workers if worker.announces is None),
+        announcers=tuple(_worker(worker, now_s) for worker in workers if worker.announces is not None),
         transitions=dict(transitions),
         models={name: state.block_size or None for name, state in fleet.models.items()},
         stores={
             name: len(store.native) for state in fleet.models.values() for name, store in state.stores.items()
+        },
+        files={
+            name: _store(store) for state in fleet.models.values() for name, store in state.stores.items()
         },
         blocks=sum(table["entries"] for table in tables),
         events=events,
         skips=dict(sorted(totals.items())),
         tables=tables,
     )
+
+
+def _store(store: StoreState) -> StoreStatistics:
+    return StoreStatistics(**store.native.statistics())
 
 
 def _worker(worker: WorkerState, now_s: float) -> WorkerStatistics:

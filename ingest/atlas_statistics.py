@@ -60,6 +60,31 @@ class WorkerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     predictions_wrong: int
 
 
+class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a store of KV files. The first five are of now, the others since the start."""
+
+    blocks: int
+    """Engine blocks that lie in it and are indexed."""
+    known: int
+    """Engine blocks whose name is known, those among them."""
+    files: int
+    waiting: int
+    """Files of which nobody has said yet what they mean; at most `store_known_max`, the oldest go."""
+    bytes: int
+    """Of memory, for all this."""
+    placed_late: int
+    """Files that had waited."""
+    stale: int
+    """Announcements older than the file's removal, or than an inventory without it."""
+    forgotten: int
+    """Blocks in no file whose meaning was given up for room (`store_known_max`)."""
+    refused: int
+    """Files or meanings that found no room."""
+    swept: int
+    """Files that an inventory did not name."""
+    waiting_dropped: int
+
+
 class AtlasStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """All of an atlas at one moment."""
 
@@ -70,11 +95,15 @@ class AtlasStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Models and their block size in tokens, None while unknown."""
     stores: dict[str, int]
     """Engine blocks by store."""
+    files: dict[str, StoreStatistics]
+    """All of each store."""
+    announcers: tuple[WorkerStatistics, ...]
+    """Those that announce stores' files; no workers, in everything that concerns their streams like them."""
     blocks: int
     """Distinct blocks in the tables, those of workers that were cleared included until scrubbed."""
     events: dict[str, int]
     """events_stored, events_removed, events_cleared, blocks_stored, blocks_removed, orphaned,
-    orphans_stitched, batches, refused_payloads."""
+    orphans_stitched, inventories, batches, refused_payloads."""
     skips: dict[str, int]
     """What was not applied as it came, by reason (docs/events.md)."""
     tables: tuple[dict[str, Any], ...]

@@ -9,13 +9,11 @@ and checked, and the file appears under its name only when it is whole.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import struct
-import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +23,7 @@ import numpy as np
 from kvatlas.index._native import Keyspace
 from kvatlas.index.errors import CheckpointError
 from kvatlas.index.keys import Algorithm
+from kvatlas.index.replacing import replacing
 
 MAGIC = b"KVATLAS\n"
 VERSION = 1
@@ -121,7 +120,7 @@ def write_checkpoint(path: Path, head: CheckpointHead, parts: Iterable[bytes]) -
             f"{path}: expected a head of at most {_HEAD_BYTES_MAX} bytes, got {len(encoded)}"
         )
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             file.write(_START.pack(MAGIC, VERSION))
             _write_section(file, encoded)
             for part in parts:
@@ -130,27 +129,6 @@ def write_checkpoint(path: Path, head: CheckpointHead, parts: Iterable[bytes]) -
             return file.tell()
     except OSError as error:
         raise CheckpointError(f"{path}: expected to write a checkpoint, got {error}") from error
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file of the owner's only, that takes the place of `path` when all went well."""
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _write_section(file: BinaryIO, content: bytes) -> None:

@@ -74,10 +74,9 @@ class Checkpoints:
         except OSError as error:
             raise CheckpointError(f"{folder}: expected a folder to write to, got {error}") from error
         with self._intake.lock:
-            workers = [worker for worker in self._fleet.workers() if worker.mirror is not None]
-            stores = [
-                (state, store) for state in self._fleet.models.values() for store in state.stores.values()
-            ]
+            models = [state for state in self._fleet.models.values() if state.keyspace is not None]
+            workers = [w for state in models for w in state.workers.values() if w.mirror is not None]
+            stores = [(state, store) for state in models for store in state.stores.values()]
         saves = [functools.partial(self._save_worker, folder, worker) for worker in workers]
         saves += [functools.partial(self._save_store, folder, *store) for store in stores]
         written: dict[Path, int] = {}
@@ -96,7 +95,7 @@ class Checkpoints:
     def _save_worker(self, folder: Path, worker: WorkerState) -> tuple[Path, int]:
         with self._intake.lock:
             state = self._fleet.models[worker.model]
-            mirror, space = worker.mirror, worker.keyspace
+            mirror, space = worker.mirror, state.keyspace
             assert mirror is not None and space is not None
             head = self._head_of(worker, self._mark(space, state.block_size))
             snapshot = mirror.begin_snapshot()

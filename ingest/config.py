@@ -10,6 +10,7 @@ import msgspec
 from kvatlas.index.errors import ConfigError
 from kvatlas.index.keys import Algorithm
 from kvatlas.index.scores import DEFAULT_TIER_WEIGHTS
+from kvatlas.ingest.index_config import IndexConfig
 from kvatlas.ingest.stream.agreement import AgreementLimits
 from kvatlas.ingest.stream.limits import StreamLimits
 
@@ -53,7 +54,10 @@ class PodConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     draft_groups: tuple[int, ...] = ()
     """KV-cache groups of the speculative decoder's own layers, where the engine keeps them apart."""
     offload_chunk_blocks: int = 1
-    """Engine blocks that its offloading connector moves together."""
+    """Engine blocks that its offloading connector moves together, and that one file of a store holds."""
+    announces: bool = False
+    """It is no worker: it only announces the files of the first of `stores`, as evictors do. One that is
+    called store:<store>#<name> needs no such word."""
 
 
 class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +82,9 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     agreement: AgreementLimits = AgreementLimits()
     """When predictions of reuse that fail put a worker in doubt."""
 
+    index: IndexConfig = IndexConfig()
+    """Where the index is: in this process, or in a server that several share."""
+
     # Performance and bounds.
     stream: StreamLimits = StreamLimits()
     """Replay, silence and buffers of each worker's stream."""
@@ -93,12 +100,17 @@ class AtlasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Their bytes per worker."""
     store_blocks_max: int = 1 << 20
     """Engine blocks per store of KV files; further ones are counted and left out."""
+    store_known_max: int = 1 << 20
+    """Engine blocks per store whose meaning is kept for files to come, and files that wait for theirs."""
     workers_max: int = 8192
     """Workers at one time, and models ever; further ones are refused."""
 
     def __post_init__(self) -> None:
         algorithms = get_args(Algorithm)
         _check("algorithm", self.algorithm, self.algorithm in algorithms, f"one of {algorithms}")
+        if self.index.kind == "remote" and self.index.server.format == "llmd":
+            good = self.algorithm == "fnv64a_cbor"
+            _check("algorithm", self.algorithm, good, "fnv64a_cbor, with which llm-d makes its keys")
         for name, low, high in _RANGES:
             value = getattr(self, name)
             _check(name, value, _is_int(value) and low <= value <= high, f"an int from {low} to {high}")
@@ -141,7 +153,8 @@ _RANGES = (
     ("ghosts_max", 1, 1 << 24),
     ("orphans_max", 0, 1 << 24),
     ("orphan_bytes_max", 0, 1 << 40),
-    ("store_blocks_max", 0, 1 << 40),
+    ("store_blocks_max", 0, (1 << 24) - 1),
+    ("store_known_max", 0, (1 << 24) - 1),
     ("workers_max", 1, 65535),
 )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kvatlas.index.view import FleetPart
+from kvatlas.ingest._native import Mirror
 from kvatlas.ingest.atlas_report import report
 from kvatlas.ingest.atlas_statistics import AtlasStatistics
 from kvatlas.ingest.checkpoints import CheckpointReport, Checkpoints
@@ -221,6 +222,12 @@ class FleetMirror:
     def part_version(self) -> int:
         """Rises when `part` says something else, unless that is only a detail of a doubt."""
         return self.fleet.version
+
+    def mirrors(self) -> Iterator[Mirror]:
+        """Those of the workers that there are now."""
+        with self.lock:
+            mirrors = [worker.mirror for worker in self.fleet.workers()]
+        return (mirror for mirror in mirrors if mirror is not None)
 
     # What it knows of itself.
 

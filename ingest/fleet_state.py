@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from kvatlas.index._native import Keyspace
 from kvatlas.index.errors import CheckpointError, InputError
 from kvatlas.index.groups import Group, GroupKind
 from kvatlas.index.keys import Algorithm, keyspace
 from kvatlas.index.scores import Worker
-from kvatlas.ingest._native import Decoder, Mirror
+from kvatlas.ingest._native import Decoder, Mirror, Store
 from kvatlas.ingest.config import AtlasConfig, PodConfig
 from kvatlas.ingest.feed import Feed
 from kvatlas.ingest.fleet_stores import DISK, STORAGE, FleetStores, ModelState
@@ -38,13 +38,15 @@ class FleetState:
         """Workers by number."""
         self.truths: dict[int, Truth] = {}
         """The same workers' truths."""
-        self._stores = FleetStores(self.models, outlet, numbers, config.store_blocks_max)
+        self._stores = FleetStores(self.models, outlet, numbers, config)
         self.lane_names = self._stores.lane_names
         self.retired: Counter[str] = Counter()
         """Counts of the mirrors that are gone."""
         self.block_size_changes = 0
         self.version = 0
         """Rises when workers, what they consist of, their doubts or block sizes change."""
+        self.followers: list[Callable[[], object]] = []
+        """Called at each rise of `version`."""
         self.refused: set[WorkerState] = set()
         """Workers that were refused a lane."""
         self._workers_end = 0
@@ -53,6 +55,8 @@ class FleetState:
         self.version += 1
         if self._outlet.changed is not None:
             self._outlet.changed.set()
+        for follower in self.followers:
+            follower()
 
     def begin(self, setup: WorkerSetup) -> None:
         """What workers will be made with."""
@@ -77,14 +81,16 @@ class FleetState:
         stores = self._stores.of_config(state, config)
         number = self._numbers.worker()
         worker = WorkerState(pod, rank, model, number, config, feed, self._setup)
-        worker.learns_block_size = state.block_size_configured is None
+        worker.learns_block_size = state.block_size_configured is None and worker.announces is None
         worker.stores = stores
         self._workers_end = max(self._workers_end, number + 1)
         state.workers[pod, rank] = worker
         self.names[worker.number] = (pod, rank)
         self.truths[worker.number] = worker.truth
         self.note_change()
-        if state.keyspace is not None:
+        if worker.announces is not None:  # it makes no block keys: it need not wait for their size
+            self._give_mirror(worker, state, self._keyspace(state, 1))
+        elif state.keyspace is not None:
             self._give_mirror(worker, state, state.keyspace)
         return worker
 
@@ -140,26 +146,31 @@ class FleetState:
         if state.block_size and size >= state.block_size:
             return
         space = self._set_block_size(state, size)
-        for worker in state.workers.values():
+        for worker in [worker for worker in state.workers.values() if worker.announces is None]:
             if worker.mirror is None:
                 self._give_mirror(worker, state, space)
                 continue
             is_first = worker is speaker and worker.batches == 1 and worker.mirror.sizes()["nodes"] == 0
             self.block_size_changes += not is_first
             worker.empty(space, is_first=is_first)
-        self._stores.clear(state)
+        self._stores.forget_meanings(state)
 
     def _set_block_size(self, state: ModelState, size: int) -> Keyspace:
-        space = state.keyspace = keyspace(state.name, size, self._config.algorithm, self._hash_seed)
+        space = state.keyspace = self._keyspace(state, size)
         state.block_size = size
         self.note_change()
         return space
+
+    def _keyspace(self, state: ModelState, size: int) -> Keyspace:
+        return keyspace(state.name, size, self._config.algorithm, self._hash_seed)
 
     def _give_mirror(self, worker: WorkerState, state: ModelState, space: Keyspace) -> None:
         config = self._config
         shards = self._outlet.n_shards
         mirror = Mirror(space, shards, config.ghosts_max, config.orphans_max, config.orphan_bytes_max)
         self._outlet.join(mirror)
+        if worker.announces is not None:
+            mirror.set_announcer()
         mirror.set_lora_names({number: name for number, name in state.lora_names.items() if number >= 0})
         worker.keyspace = space
         worker.mirror = mirror
@@ -180,6 +191,29 @@ class FleetState:
 
     def _prepare(self, worker: WorkerState, batch: Decoder) -> None:
         state = self.models[worker.model]
+        if worker.announces is None:
+            self._see_groups(worker, batch)
+        for tier in (DISK, STORAGE):
+            name = self._stores.of_tier(worker, tier)
+            named = batch.store_tiers if worker.announces is None else STORAGE
+            if named & tier and name is not None:
+                worker.stores[name] = self._stores.store(state, name)
+        self._tell(worker)
+
+    def early_store(self, worker: WorkerState, is_told: bool) -> Store | None:
+        """The store of a worker whose block size is not known yet, if files of it are told. Raises InputError
+        when no lane is left for it."""
+        name = self._stores.of_tier(worker, STORAGE) if is_told else None
+        if name is None:
+            return None
+        try:
+            store = worker.stores[name] = self._stores.store(self.models[worker.model], name)
+        except InputError:
+            self.refused.add(worker)
+            raise
+        return store.native
+
+    def _see_groups(self, worker: WorkerState, batch: Decoder) -> None:
         for number in range(64):
             if batch.group_mask >> number & 1:
                 self._see_group(worker, number)
@@ -190,11 +224,6 @@ class FleetState:
                 window_tokens=window or group.window_tokens,
                 block_size_tokens=size or group.block_size_tokens,
             )
-        for tier in (DISK, STORAGE):
-            name = self._stores.of_tier(worker, tier)
-            if batch.store_tiers & tier and name is not None:
-                worker.stores[name] = self._stores.store(state, name)
-        self._tell(worker)
 
     def _see_group(self, worker: WorkerState, number: int) -> GroupState:
         """The worker's group of this number; one from before a restart is as new but for its lane."""
@@ -211,13 +240,14 @@ class FleetState:
         """Tell mirror and outlet what the worker consists of now."""
         assert worker.mirror is not None
         chunk_tokens = self._config.attention_chunk_tokens(worker.model)
-        groups = []
+        groups, full_groups = [], 0
         for number, state_of_group in sorted(worker.groups.items()):
             is_draft = number in worker.config.draft_groups
             group = group_of(state_of_group, chunk_tokens, is_draft=is_draft)
             worker.mirror.set_lane(number, group.lane, group.kind is GroupKind.FULL)
             if not worker.unseen_groups >> number & 1:
                 groups.append(group)
+                full_groups |= (group.kind is GroupKind.FULL and not is_draft) << number
         stores = self.models[worker.model].stores
         disk, storage = (stores.get(self._stores.of_tier(worker, tier) or "") for tier in (DISK, STORAGE))
         worker.mirror.set_stores(
@@ -226,6 +256,9 @@ class FleetState:
             [worker.stores[name].native for name in sorted(worker.stores)],
             self._stores.of_tier(worker, STORAGE) is not None,
         )
+        worker.mirror.set_chunk_blocks(worker.config.offload_chunk_blocks)
+        self._outlet.apply(worker.mirror.take())  # files may have waited for what it knows
+        self._stores.need_groups(self.models[worker.model], worker, full_groups)
         worker.judge_block_sizes()
         worker.tell(groups)
 
@@ -242,6 +275,7 @@ class FleetState:
             self.retired.update(worker.mirror.counts())
         self.refused.discard(worker)
         self._outlet.tell(worker.number, [], [], worker.config)
+        self._stores.judge_groups(self.models[worker.model], worker)
         self.names.pop(worker.number, None)
         self.truths.pop(worker.number, None)
         for group in worker.groups.values():
@@ -276,15 +310,16 @@ class FleetState:
             lane = self._stores.lane((worker.pod, worker.rank, number))
             worker.groups[number] = group._replace(lane=lane)
         for name in stores:
-            if self._stores.is_kept(worker.model, name, self.pods.values()):
+            if self._stores.is_kept(worker.model, name, self.pods):
                 worker.stores[name] = self._stores.store(state, name)
         self._tell(worker)
         worker.mirror.restore(parts)
+        self._outlet.apply(worker.mirror.take())
         self._outlet.apply(worker.mirror.content(self._outlet.n_shards))
 
     def load_store(self, model: str, name: str, parts: list[bytes]) -> None:
         """Fill an empty store as it was. Raises CheckpointError when `parts` are not of a store."""
-        if not self._stores.is_kept(model, name, self.pods.values()):
+        if not self._stores.is_kept(model, name, self.pods):
             raise CheckpointError(f"store {name!r}: expected one that pods name, got one that nobody names")
         state = self._model(model)
         store = self._stores.store(state, name)
@@ -296,7 +331,8 @@ class FleetState:
         mask = bytearray(self._workers_end)
         wanted = None if pods is None else {pods} if isinstance(pods, str) else set(pods)
         for worker in list(model.workers.values()):
-            if (wanted is None or worker.pod in wanted) and worker.number < len(mask):
+            is_wanted = worker.announces is None and (wanted is None or worker.pod in wanted)
+            if is_wanted and worker.number < len(mask):
                 mask[worker.number] = 1
         return mask
 

@@ -46,6 +46,6 @@ def part_of(fleet: FleetState) -> FleetPart:
     names = store_names(fleet)
     return FleetPart(
         block_sizes={name: model.block_size for name, model in fleet.models.items()},
-        workers=tuple(view_of(worker, names) for worker in fleet.workers()),
+        workers=tuple(view_of(worker, names) for worker in fleet.workers() if worker.announces is None),
         stores={name: lane for lane, name in names.items()},
     )

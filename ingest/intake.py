@@ -10,8 +10,10 @@ from collections.abc import Callable
 from kvatlas.index.errors import InputError
 from kvatlas.ingest._native import Decoder
 from kvatlas.ingest.config import AtlasConfig
+from kvatlas.ingest.early_files import in_storage, names_a_group, tell_early
 from kvatlas.ingest.feed import Feed, FeedNames
 from kvatlas.ingest.fleet_state import FleetState
+from kvatlas.ingest.wire.decoding import decode_batch
 from kvatlas.ingest.wire.topic import parse_topic
 from kvatlas.ingest.worker_state import WorkerState
 
@@ -73,7 +75,7 @@ class Intake:
         self.counts["batches"] += 1
         if worker.stream.receive(seq, decoder.checksum, ts, payload, self.clock_s()):
             try:
-                self._apply(worker, ts)
+                self._apply(worker, ts, payload)
             except InputError as error:
                 worker.stream.unread(str(error), self.clock_s())
                 raise
@@ -85,10 +87,10 @@ class Intake:
         """
         self.decoder.decode(payload)
         ts = self.decoder.ts
-        self._apply(worker, ts)
+        self._apply(worker, ts, payload)
         return ts
 
-    def _apply(self, worker: WorkerState, ts: float | None) -> None:
+    def _apply(self, worker: WorkerState, ts: float | None, payload: bytes) -> None:
         decoder = self.decoder
         worker.batches += 1
         worker.last_event_ts = ts
@@ -96,7 +98,7 @@ class Intake:
             self.fleet.learn_block_size(worker, decoder.dense_block_size)
         mirror = worker.mirror
         if mirror is None:
-            self._leave_out(worker)
+            self._leave_out(worker, payload)
         elif worker.unseen_groups & decoder.group_mask or not mirror.apply(decoder):
             self.fleet.prepare(worker, decoder)
             mirror.apply(decoder, told=True)
@@ -106,10 +108,15 @@ class Intake:
         if self._changed is not None:
             self._changed.set()
 
-    def _leave_out(self, worker: WorkerState) -> None:
-        """Nothing can be placed before the model's block size is known."""
-        self.counts["no_block_size"] += self.decoder.n_events
-        if self.decoder.group_mask or self.decoder.store_tiers:
+    def _leave_out(self, worker: WorkerState, payload: bytes) -> None:
+        """Nothing can be placed before the model's block size is known; files of a store can wait."""
+        batch = decode_batch(payload)
+        store = self.fleet.early_store(worker, any(map(in_storage, batch.events)))
+        others = [event for event in batch.events if store is None or not in_storage(event)]
+        if store is not None:
+            self.counts.update(tell_early(store, batch, worker.config.offload_chunk_blocks))
+        self.counts["no_block_size"] += len(others)
+        if any(names_a_group(event) or in_storage(event) for event in others):
             worker.truth.doubt("missed", self.clock_s(), "what came before its block size was known")
 
     def _count_unread(self, worker: WorkerState) -> None:

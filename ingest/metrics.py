@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -11,6 +12,9 @@ from prometheus_client.registry import Collector
 from kvatlas.ingest.atlas import Atlas
 from kvatlas.ingest.atlas_statistics import AtlasStatistics, WorkerStatistics
 from kvatlas.ingest.stream.truth import STATES
+
+if TYPE_CHECKING:
+    from kvatlas.ingest.atlas_remote import IndexStatus
 
 _WORKER = ("model", "pod", "rank")
 
@@ -28,6 +32,9 @@ class AtlasCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         statistics = self._atlas.statistics()
         yield from _fleet(statistics)
+        index = self._atlas.index_status()
+        if index is not None:
+            yield from _server(index)
         yield from _workers(statistics.workers)
 
 
@@ -53,6 +60,31 @@ def _fleet(statistics: AtlasStatistics) -> Iterator[Metric]:
     for store, blocks in statistics.stores.items():
         stored.add_metric((store,), blocks)
     yield stored
+    files = GaugeMetricFamily(
+        "kvatlas_store_files", "Files by store, and whether they wait.", labels=("store", "state")
+    )
+    for store, told in statistics.files.items():
+        files.add_metric((store, "waiting"), told.waiting)
+        files.add_metric((store, "placed"), told.files - told.waiting)
+    yield files
+
+
+def _server(index: IndexStatus) -> Iterator[Metric]:
+    """Of an index in a server, shared by all who write and read it: do not add up processes."""
+    reached = int(index.writer.is_reached and index.reader.is_reached)
+    yield GaugeMetricFamily("kvatlas_server_reached", "Whether the index server answers.", value=reached)
+    waiting = index.writer.waiting_bytes
+    yield GaugeMetricFamily("kvatlas_server_waiting_bytes", "Changes not written yet.", value=waiting)
+    held = index.reader.server
+    if held is None:
+        return
+    yield GaugeMetricFamily("kvatlas_server_blocks", "Distinct blocks in the server.", value=held.blocks)
+    dropped = {"budget": held.evicted, "lifetime": held.expired}
+    yield _counter("kvatlas_server_dropped_blocks", "Blocks dropped by its bounds.", "why", dropped)
+    vanished = held.vanished_segments
+    yield CounterMetricFamily(
+        "kvatlas_server_vanished_segments", "Segments that the server removed itself.", value=vanished
+    )
 
 
 def _workers(workers: tuple[WorkerStatistics, ...]) -> Iterator[Metric]:

@@ -61,7 +61,7 @@ class TableOutlet:
         self._index = index
         self.n_shards = len(index.tables)
         self.apply = index.apply
-        self.clear_lane = index.clear_lane
+        self.clear_lane = index.remove_lane
         self.statistics = index.statistics
         self.close = index.close
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvatlas.index._native import Keyspace
 from kvatlas.index.groups import Group
 from kvatlas.ingest._native import Mirror, Store
+from kvatlas.ingest.announcers import announced_store
 from kvatlas.ingest.config import PodConfig
 from kvatlas.ingest.outlet import Outlet
 from kvatlas.ingest.stream.agreement import Agreement, AgreementLimits
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 class StoreState:
     """A store of KV files with its lane."""
 
-    def __init__(self, name: str, lane: int, blocks_max: int) -> None:
+    def __init__(self, name: str, lane: int, blocks_max: int, known_max: int) -> None:
         self.name = name
         self.lane = lane
-        self.native = Store(lane, blocks_max)
+        self.native = Store(lane, blocks_max, known_max)
 
 
 class GroupState(NamedTuple):
@@ -70,6 +71,8 @@ class WorkerState:
         self.model = model
         self.number = number
         self.config = config
+        self.announces = announced_store(pod, config)
+        """The store whose files it announces, "" for its model's own; None: it is a worker."""
         self.feed = feed
         """Where its batches come from."""
         self.conversation: Conversation | None = None
@@ -82,6 +85,8 @@ class WorkerState:
         self.groups: dict[int, GroupState] = {}
         self.unseen_groups = 0
         """Bits of those that the engine has not named since it restarted: it may have others now."""
+        self.full_groups = 0
+        """Bits of those of full attention, less draft ones, that the engine has named."""
         self.stores: dict[str, StoreState] = {}
         self.told: tuple[list[Group], list[int], PodConfig] = ([], [], config)
         """Groups, lanes of stores and settings that the outlet was told of last."""

@@ -10,6 +10,7 @@ import msgspec
 
 from kvatlas.index.choosing.serving import Serving
 from kvatlas.index.errors import DecodeError, InputError
+from kvatlas.ingest.announcers import announced_store
 from kvatlas.ingest.config import AtlasConfig, ModelConfig, PodConfig
 from kvatlas.ingest.sockets.curve import CurveConfig
 from kvatlas.ingest.sockets.source_config import SourceConfig
@@ -65,6 +66,11 @@ class DiscoveredPod(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def stores(self) -> tuple[str, ...]:
         return self.settings.stores
+
+    @property
+    def announces(self) -> str | None:
+        """The store whose files it announces, "": its model's own; None: it is a server."""
+        return announced_store(self.pod, self.settings)
 
     def draining(self) -> DiscoveredPod:
         """The same, but it gets no new requests."""

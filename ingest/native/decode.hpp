@@ -47,6 +47,8 @@ struct Event {
   Span extras;              // of Batch::block_extras, one a hash; empty when all are nil
   uint32_t window = 0;
   bool has_window = false;
+  uint32_t chunk_blocks = 0;  // stores in files: blocks of each, the last of which is named; 0: not said
+  bool begins_inventory = false, ends_inventory = false;  // clears, of those that announce a store
   Text medium, lora_name, cache_salt, kind, locality, ownership;
   std::string_view raw;  // the event's own msgpack, within the payload
 };

@@ -14,11 +14,11 @@ namespace event_fields {
 
 enum Field : uint8_t {
   kHashes, kParent, kTokens, kBlockSize, kLoraId, kMedium, kLoraName, kExtraKeys, kGroup, kSpecKind, kWindow,
-  kLocality, kOwnership, kFields, kIgnored = kFields
+  kLocality, kOwnership, kChunkBlocks, kInventory, kFields, kIgnored = kFields
 };
 
 inline constexpr uint32_t bit(Field field) { return 1u << field; }
-inline constexpr uint32_t kStoredFields = (1u << kFields) - 1;
+inline constexpr uint32_t kStoredFields = bit(kInventory) - 1;
 inline constexpr uint32_t kRemovedFields = bit(kHashes) | bit(kMedium) | bit(kGroup) | bit(kLocality) | bit(kOwnership);
 
 inline constexpr std::array<Field, 11> kStoredOrder = {kHashes, kParent, kTokens, kBlockSize, kLoraId, kMedium,
@@ -30,7 +30,7 @@ inline Field field_of(std::string_view key) {
       {"block_hashes", kHashes}, {"parent_block_hash", kParent}, {"token_ids", kTokens}, {"block_size", kBlockSize},
       {"lora_id", kLoraId}, {"medium", kMedium}, {"lora_name", kLoraName}, {"extra_keys", kExtraKeys},
       {"group_idx", kGroup}, {"kv_cache_spec_kind", kSpecKind}, {"kv_cache_spec_sliding_window", kWindow},
-      {"locality", kLocality}, {"ownership", kOwnership}};
+      {"locality", kLocality}, {"ownership", kOwnership}, {"chunk_blocks", kChunkBlocks}, {"inventory", kInventory}};
   for (const auto& [name, field] : kNames)
     if (name == key) return field;
   return kIgnored;

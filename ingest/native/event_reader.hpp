@@ -116,6 +116,8 @@ class EventReader {
       case kWindow: event_.has_window = false; event_.window = 0; break;
       case kLocality: event_.locality = {}; break;
       case kOwnership: event_.ownership = {}; break;
+      case kChunkBlocks: event_.chunk_blocks = 0; break;
+      case kInventory: event_.begins_inventory = event_.ends_inventory = false; break;
       case kFields: break;
     }
     return true;
@@ -136,6 +138,8 @@ class EventReader {
       case kWindow: return event_.has_window = read_length(event_.window);
       case kLocality: return read_text(event_.locality);
       case kOwnership: return read_text(event_.ownership);
+      case kChunkBlocks: return read_length(event_.chunk_blocks);
+      case kInventory: return read_inventory();
       case kFields: break;
     }
     return false;
@@ -275,6 +279,15 @@ class EventReader {
   bool read_text(Text& text) {
     if (in_.kind() != Kind::str) return refuse();
     text = {in_.read_bytes(), true};
+    return true;
+  }
+
+  // Anything else than these two words says nothing.
+  bool read_inventory() {
+    Text word;
+    const bool good = read_text(word);
+    event_.begins_inventory = good && word.value == "begin";
+    event_.ends_inventory = good && word.value == "end";
     return true;
   }
 

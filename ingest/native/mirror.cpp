@@ -1,5 +1,5 @@
-// The mirror's rules for events. Nodes, copies and what they emit: mirror_nodes.cpp; the whole of
-// it, exported, measured or emptied: mirror_content.cpp.
+// The mirror's rules for events. Nodes, copies and what they emit: mirror_nodes.cpp; stores of files:
+// mirror_stores.cpp; the whole of it, exported, measured or emptied: mirror_content.cpp.
 #include "ingest/native/mirror.hpp"
 
 #include <algorithm>
@@ -28,21 +28,11 @@ void Mirror::set_lane(uint16_t group, uint32_t lane, bool full_attention) {
 
 bool Mirror::knows(const Batch& batch) {
   std::lock_guard turn(mutex_);
+  if (announces_) return ((batch.store_tiers | batch.removed_tiers) & 8u) == 0 || storage_ || storage_left_out_;
   const uint32_t left_out = storage_left_out_ ? 8u : 0u;
   const uint32_t stores = (disk_ ? 4u : 0u) | (storage_ ? 8u : 0u) | left_out;
   return (batch.group_mask & ~groups_) == 0 && (batch.removed_tiers & ~stores) == 0 && (batch.store_tiers & ~(attached_tiers_ | left_out)) == 0 &&
          (batch.full_groups & ~full_groups_) == 0 && (batch.other_groups & full_groups_) == 0;
-}
-
-void Mirror::set_stores(std::shared_ptr<Store> disk, std::shared_ptr<Store> storage, std::vector<std::shared_ptr<Store>> attached,
-                        bool storage_is_shared) {
-  std::lock_guard turn(mutex_);
-  auto is_attached = [&](const std::shared_ptr<Store>& store) { return store && std::find(attached.begin(), attached.end(), store) != attached.end(); };
-  attached_tiers_ = (is_attached(disk) ? 4u : 0u) | (is_attached(storage) ? 8u : 0u);
-  storage_left_out_ = !storage && !storage_is_shared;
-  disk_ = std::move(disk);
-  storage_ = std::move(storage);
-  attached_ = std::move(attached);
 }
 
 void Mirror::set_lora_names(std::unordered_map<uint64_t, std::string> names) {
@@ -52,6 +42,7 @@ void Mirror::set_lora_names(std::unordered_map<uint64_t, std::string> names) {
 
 void Mirror::apply(const Batch& batch) {
   std::lock_guard turn(mutex_);
+  time_s_ = batch.has_ts ? batch.ts : Store::kNoTime;
   judge(batch);
   for (size_t i = 0; i < batch.events.size(); ++i) {
     const Event& event = batch.events[i];
@@ -59,7 +50,7 @@ void Mirror::apply(const Batch& batch) {
     switch (event.type) {
       case EventType::stored: stored(batch, event); break;
       case EventType::removed: removed(batch, event); break;
-      case EventType::cleared: cleared(); break;
+      case EventType::cleared: announces_ ? take_inventory(event) : cleared(); break;
     }
   }
   for (NodeId id : fresh_) nodes_[id].set(kFresh, false);
@@ -74,6 +65,7 @@ void Mirror::apply(const Batch& batch) {
 void Mirror::stored(const Batch& batch, const Event& event) {
   tally(Count::events_stored);
   if (event.hashes.count == 0) return;
+  if (announces_ && event.tier != Tier::storage) return tally(Count::not_a_store, event.hashes.count);
   if (event.tier == Tier::disk || event.tier == Tier::storage) {
     const auto& store = event.tier == Tier::disk ? disk_ : storage_;
     if (store) return stored_in_store(batch, event, *store);
@@ -144,6 +136,8 @@ void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::v
       placed[n_placed] = {id, tip.node, created};
       tip = tip_of(id);
     }
+    for (uint32_t k = 0; k < n_placed && !attached_.empty(); ++k) learn(placed[k].id, placed[k].parent == kRoot ? 0 : nodes_[placed[k].parent].engine_key);
+    teach_attached();
     for (uint32_t k = 0; k < n_placed; ++k) {
       const auto [id, parent, created] = placed[k];
       alone_ = created && enter(id) ? id : kNoNode;
@@ -214,52 +208,14 @@ void Mirror::stored_in_memory(const Batch& batch, const Event& event) {
   }
 }
 
-void Mirror::stored_in_store(const Batch& batch, const Event& event, Store& store) {
-  for (uint32_t i = 0; i < event.hashes.count; ++i) {
-    const uint64_t engine_key = batch.hashes[event.hashes.begin + i];
-    NodeId id = find(engine_key);
-    if (id != kNoNode && is_unplaced(nodes_[id])) id = kNoNode;
-    if (id != kNoNode && part_of(nodes_[id]) != nullptr) {
-      tally(Count::store_parts);
-      lose(event.tier, 1);
-    } else if (id != kNoNode) {
-      add_to_store(engine_key, meaning_of(nodes_[id]), event.tier, store);
-    } else if (!store.holds(engine_key)) {  // else announced by another pod
-      std::optional<Meaning> elsewhere;
-      for (const auto& other : attached_)
-        if (!elsewhere) elsewhere = other->find(engine_key);
-      if (elsewhere) {
-        add_to_store(engine_key, *elsewhere, event.tier, store);
-      } else {
-        tally(Count::unresolved);
-        lose(event.tier, 1);
-      }
-    }
-  }
-}
-
-void Mirror::add_to_store(uint64_t engine_key, const Meaning& meaning, Tier tier, Store& store) {
-  std::vector<bool> entered;
-  const Store::Added added = store.add(engine_key, meaning, entered);
-  if (added == Store::Added::now) emit_meaning(meaning, entered, DeltaOp::add, static_cast<uint8_t>(tier), store.lane());
-  tally(added == Store::Added::no_room ? Count::store_full : Count::blocks_stored);
-  if (added == Store::Added::no_room) lose(tier, 1);
-}
-
 void Mirror::removed(const Batch& batch, const Event& event) {
   tally(Count::events_removed);
-  const bool in_store = event.tier == Tier::disk || event.tier == Tier::storage;
+  if (announces_ && event.tier != Tier::storage) return tally(Count::not_a_store, event.hashes.count);
+  if (event.tier == Tier::storage && storage_left_out_) return tally(Count::store_not_shared, event.hashes.count);
+  if (event.tier == Tier::disk || event.tier == Tier::storage) return removed_from_store(batch, event, (event.tier == Tier::disk ? disk_ : storage_).get());
   if (event.tier == Tier::cpu) offloaded_ += event.hashes.count;
   for (uint32_t i = 0; i < event.hashes.count; ++i) {
     const uint64_t engine_key = batch.hashes[event.hashes.begin + i];
-    if (event.tier == Tier::storage && storage_left_out_) {
-      tally(Count::store_not_shared);
-      continue;
-    }
-    if (in_store) {
-      removed_from_store(engine_key, (event.tier == Tier::disk ? disk_ : storage_).get());
-      continue;
-    }
     const NodeId id = find(engine_key);
     const Copies before = id == kNoNode ? Copies{} : copies(id, event.group);
     Copies now = before;
@@ -281,14 +237,6 @@ void Mirror::removed(const Batch& batch, const Event& event) {
     tally(Count::blocks_removed);
     change(id, event.group, before, now, kNoNode);
   }
-}
-
-void Mirror::removed_from_store(uint64_t engine_key, Store* store) {
-  std::vector<bool> left;
-  const auto meaning = store == nullptr ? std::nullopt : store->remove(engine_key, left);
-  if (!meaning) return tally(find(engine_key) == kNoNode ? Count::removed_unknown : Count::removed_not_held);
-  tally(Count::blocks_removed);
-  emit_meaning(*meaning, left, DeltaOp::remove, static_cast<uint8_t>(store == disk_.get() ? Tier::disk : Tier::storage), store->lane());
 }
 
 void Mirror::wait(const Batch& batch, const Event& event) {

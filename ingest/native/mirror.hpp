@@ -50,6 +50,7 @@
 #include "index/native/keys.hpp"
 #include "index/native/match.hpp"
 #include "ingest/native/decode.hpp"
+#include "ingest/native/delta_log.hpp"
 #include "ingest/native/key_counts.hpp"
 #include "ingest/native/mirror_snapshot.hpp"
 #include "ingest/native/nodes.hpp"
@@ -63,7 +64,8 @@ enum class Count : uint8_t {
   duplicates, reported, unresolved, removed_unknown, removed_not_held, partial_block, lora_unnamed,
   extras_absent, extras_opaque, extras_ambiguous, extras_unsupported, extras_without_offset,
   extras_misaligned, chain_unindexed, unknown_medium, orphaned, orphans_stitched, orphans_dropped,
-  store_parts, copies_saturated, no_lane, block_sizes, nodes_full, store_full, store_not_shared, kCounts
+  store_parts, copies_saturated, no_lane, block_sizes, nodes_full, store_full, store_not_shared,
+  store_waiting, store_stale, not_a_store, inventories, kCounts
 };
 const char* count_name(Count count);
 
@@ -84,6 +86,10 @@ class Mirror {
   // `storage_is_shared` false: storage events are counted and left out, since others hear its removals.
   void set_stores(std::shared_ptr<Store> disk, std::shared_ptr<Store> storage, std::vector<std::shared_ptr<Store>> attached,
                   bool storage_is_shared = true);
+  // Blocks of a file that its announcement does not tell, the named one included.
+  void set_chunk_blocks(uint32_t blocks);
+  // It is no worker: it announces the files of `storage`, and nothing else it says counts.
+  void set_announcer();
   void set_lora_names(std::unordered_map<uint64_t, std::string> names);
 
   // Whether lanes and stores are set for all that the batch names, and its groups' kinds are as set.
@@ -95,6 +101,12 @@ class Mirror {
   // Hands each shard's delta records, gathered since the last flush, to sink(shard, bytes).
   template <class Sink>
   void flush(Sink sink);
+  // Where engine keys are told from now on, those already known at once; null: nowhere, which costs nothing.
+  //   record := engine key u64 | count u32 | gone u32 | block key u64 x count     the blocks that end in it
+  // gone 1: it is not known any more. What it forgets in a restart is told as gone, too.
+  void set_engine_keys(std::shared_ptr<DeltaLog> log);
+  // All that are known, once more: after a loss in the log, or a restore.
+  void tell_engine_keys();
   // The same for all shards of another layout: the whole content as additions.
   std::vector<std::vector<uint8_t>> content(uint32_t n_shards);
 
@@ -123,7 +135,7 @@ class Mirror {
   void end_snapshot(uint64_t number);  // abandons it, if it is still under way
   // The opposite. REQUIRES: lanes are set. Throws Error{input} unless nothing is known yet,
   // Error{checkpoint} for anything that no mirror would have written; then nothing is known.
-  // No deltas: content() has them.
+  // No deltas: content() has them; but for what it teaches stores.
   void restore(const std::vector<std::string_view>& parts);
 
   // All 0, and no doubt of the stream's: what is held is what the engine holds. Counts of (block, group).
@@ -194,14 +206,23 @@ class Mirror {
   void stored_by_key(const Batch& batch, const Event& event, bool sparse);
   void stored_in_memory(const Batch& batch, const Event& event);
   void stored_in_store(const Batch& batch, const Event& event, Store& store);
-  void add_to_store(uint64_t engine_key, const Meaning& meaning, Tier tier, Store& store);
   void removed(const Batch& batch, const Event& event);
-  void removed_from_store(uint64_t engine_key, Store* store);
+  void removed_from_store(const Batch& batch, const Event& event, Store* store);
+  void take_inventory(const Event& event);
+  void hold(uint64_t engine_key, const Event& event, uint32_t chunk_blocks, uint32_t n_named, Store& store);
   void cleared();
   void settle_after_clear(NodeId id);
   void place(const Batch& batch, const Event& event, Tip tip, const std::vector<bool>* cancelled);
   void wait(const Batch& batch, const Event& event);
   void stitch(const Batch& batch, const Event& event);
+
+  // Stores.
+  void learn(NodeId id, uint64_t parent_key);
+  void learn_elsewhere(uint64_t engine_key, uint32_t chunk_blocks, Store& store);
+  void teach_attached();
+  void teach_all(Store& store);
+  void emit_changes(const Store& store);
+  uint64_t owner() const { return reinterpret_cast<uintptr_t>(this); }
 
   // Nodes.
   NodeId find(uint64_t engine_key) const { return by_engine_key_.find(engine_key); }
@@ -224,11 +245,12 @@ class Mirror {
   void leave_family(Part& part);
   bool gather(NodeId id, uint32_t begin_token, uint32_t end_token, uint32_t* out, NodeId* first) const;
   int shape_for(uint32_t block_size, bool parts);
-  Meaning meaning_of(const Node& node) const;
   uint32_t n_keys(const Node& node) const;
   uint32_t n_forgotten_parts(uint64_t engine_key) const;
   const Part* part_of(const Node& node) const;
   Part* part_of(const Node& node);
+  void tell_engine_key(NodeId id, bool gone);
+  void tell_all_engine_keys(bool gone);
   void haunt(NodeId id);     // it has lost its last copy
   void forget(NodeId id);    // no longer found
   void release(NodeId id);   // memory back, when nothing needs it
@@ -280,7 +302,6 @@ class Mirror {
   void begin_counting();
   void put(DeltaOp op, uint8_t tiers, uint32_t lane, uint64_t segment_key, uint64_t key);
   void mark(DeltaOp op, uint32_t lane);
-  void emit_meaning(const Meaning& meaning, const std::vector<bool>& which, DeltaOp op, uint8_t tiers, uint32_t lane);
   bool is_closed() const { return holes_ == 0 && n_not_gpu_ == 0 && n_parts_ == 0; }
   void announce_open();
 
@@ -297,7 +318,15 @@ class Mirror {
   std::vector<std::shared_ptr<Store>> attached_;
   uint32_t attached_tiers_ = 0;  // of disk_ and storage_
   bool storage_left_out_ = false;
+  bool announces_ = false;
+  uint32_t chunk_blocks_ = 1;
+  double time_s_ = Store::kNoTime;   // of the batch
+  std::vector<Lesson> lessons_;      // for the stores attached
+  ResidencyChanges changes_;         // in the store at hand
   std::unordered_map<uint64_t, std::string> lora_names_;
+
+  static constexpr uint64_t kEngineKeyGone = uint64_t{1} << 32;
+  std::shared_ptr<DeltaLog> engine_keys_;
 
   NodePool nodes_;
   NodeIndex<EngineKeyOf> by_engine_key_;

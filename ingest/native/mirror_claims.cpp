@@ -44,6 +44,7 @@ void Mirror::note_claims() {
 void Mirror::doubt() {
   std::lock_guard turn(mutex_);
   snapshot_.reset();
+  if (announces_ && storage_) storage_->cancel_inventory(owner());
   tally(Count::orphans_dropped, orphans_.size());
   lose(Tier::gpu, orphans_.blocks());
   orphans_.clear();

@@ -9,7 +9,8 @@ const char* count_name(Count count) {
       "duplicates", "reported", "unresolved", "removed_unknown", "removed_not_held", "partial_block", "lora_unnamed",
       "extras_absent", "extras_opaque", "extras_ambiguous", "extras_unsupported", "extras_without_offset",
       "extras_misaligned", "chain_unindexed", "unknown_medium", "orphaned", "orphans_stitched", "orphans_dropped",
-      "store_parts", "copies_saturated", "no_lane", "block_sizes", "nodes_full", "store_full", "store_not_shared"};
+      "store_parts", "copies_saturated", "no_lane", "block_sizes", "nodes_full", "store_full", "store_not_shared",
+      "store_waiting", "store_stale", "not_a_store", "inventories"};
   static_assert(sizeof kNames / sizeof *kNames == static_cast<size_t>(Count::kCounts));
   return kNames[static_cast<size_t>(count)];
 }
@@ -17,7 +18,9 @@ const char* count_name(Count count) {
 void Mirror::restart(Keyspace keyspace) {
   std::lock_guard turn(mutex_);
   keyspace_ = std::move(keyspace);
+  tell_all_engine_keys(true);
   forget_all();
+  if (announces_ && storage_) storage_->cancel_inventory(owner());
   for (uint16_t group = 0; group < lanes_.size(); ++group)
     if (groups_ >> group & 1) mark(DeltaOp::clear_lane, lanes_[group]);
   note_claims();

@@ -215,12 +215,4 @@ bool Mirror::first_key_covered(NodeId id, uint16_t group, uint8_t tier) const {
   return false;
 }
 
-void Mirror::emit_meaning(const Meaning& meaning, const std::vector<bool>& which, DeltaOp op, uint8_t tiers, uint32_t lane) {
-  uint64_t segment_key = meaning.segment_key;
-  for (size_t i = 0; i < meaning.keys.size(); ++i) {
-    if (i > 0 && (meaning.first_block + i) % kSegmentBlocks == 0) segment_key = meaning.keys[i];
-    if (which[i]) put(op, tiers, lane, segment_key, meaning.keys[i]);
-  }
-}
-
 }  // namespace kvatlas

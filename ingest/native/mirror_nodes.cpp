@@ -136,6 +136,7 @@ void Mirror::key_node(NodeId id, int shape, const Tip& tip, const uint32_t* toke
   if (shapes_[node.shape].parts) key_parts(id, tip, shapes_[node.shape], tokens, some);
   else key_whole(id, tip, shapes_[node.shape], tokens, some);
   if (!counting_) by_key_.prefetch(node.key);
+  if (engine_keys_) tell_engine_key(id, false);
 }
 
 // The second half of create(): found by its block key from now on. Whether it is the only one.
@@ -258,24 +259,6 @@ bool Mirror::gather(NodeId id, uint32_t begin_token, uint32_t end_token, uint32_
   return false;
 }
 
-Meaning Mirror::meaning_of(const Node& node) const {
-  Meaning meaning{};
-  if (!node.is(kIndexed)) return meaning;
-  const Shape& shape = shapes_[node.shape];
-  meaning.block_size = shape.block_size;
-  if (shape.is_inline()) {
-    meaning.first_block = segments_[node.segment].base + node.offset;
-    meaning.segment_key = segments_[node.segment].first_key;
-    meaning.keys = {node.key};
-  } else {
-    meaning.first_block = shape.first_blocks[node.key];
-    meaning.segment_key = shape.segment_keys[node.key];
-    const uint64_t* keys = &shape.keys[node.key * shape.stride];
-    meaning.keys.assign(keys, keys + shape.stride);
-  }
-  return meaning;
-}
-
 NodeId Mirror::resolve(uint64_t engine_key) {
   const NodeId id = find(engine_key);
   if (id != kNoNode) return id;
@@ -312,6 +295,7 @@ NodeId Mirror::create_known(uint64_t engine_key, const Meaning& meaning) {
   }
   by_engine_key_.insert(engine_key, id);
   enter(id);
+  if (engine_keys_) tell_engine_key(id, false);
   return id;
 }
 
@@ -346,6 +330,7 @@ void Mirror::forget(NodeId id) {
   Node& node = nodes_[id];
   keep(id);
   bury_doubts(id);
+  if (engine_keys_) tell_engine_key(id, true);
   unlinked_parts_ -= n_forgotten_parts(node.engine_key);
   by_engine_key_.erase(node.engine_key, id);
   if (node.is(kIndexed) && !counting_) by_key_.erase(node.key, id);

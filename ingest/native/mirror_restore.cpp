@@ -67,6 +67,7 @@ void Mirror::restore(const std::vector<std::string_view>& parts) {
     note_claims();
     throw;
   }
+  for (const auto& store : attached_) teach_all(*store);
   note_claims();
 }
 

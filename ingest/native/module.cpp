@@ -18,6 +18,8 @@
 namespace nb = nanobind;
 using namespace kvatlas;
 
+void bind_store(nb::module_& m);  // module_store.cpp
+
 namespace {
 
 nb::object text_or_none(const Text& text) {
@@ -101,7 +103,10 @@ nb::object extra_keys(const Batch& batch, const Event& event) {
 }
 
 nb::object event_tuple(const Batch& batch, const Event& event) {
-  if (event.type == EventType::cleared) return nb::make_tuple("AllBlocksCleared");
+  if (event.type == EventType::cleared) {
+    const char* phase = event.begins_inventory ? "begin" : event.ends_inventory ? "end" : nullptr;
+    return nb::make_tuple("AllBlocksCleared", phase);
+  }
   if (event.type == EventType::removed)
     return nb::make_tuple("BlockRemoved", span_list(batch.hashes, event.hashes), text_or_none(event.medium), event.group,
                           text_or_none(event.locality), text_or_none(event.ownership));
@@ -113,7 +118,7 @@ nb::object event_tuple(const Batch& batch, const Event& event) {
   return nb::make_tuple("BlockStored", span_list(batch.hashes, event.hashes), parent, tokens, event.block_size, lora_id,
                         text_or_none(event.medium), text_or_none(event.lora_name), text_or_none(event.cache_salt),
                         extra_keys(batch, event), event.group, text_or_none(event.kind), window,
-                        text_or_none(event.locality), text_or_none(event.ownership));
+                        text_or_none(event.locality), text_or_none(event.ownership), event.chunk_blocks);
 }
 
 // For tests: a payload as plain objects, in the shape that test_decode_differential.py expects.
@@ -287,42 +292,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("unknown_events", &Decoder::unknown_events)
       .def_prop_ro("broken", &Decoder::broken);
 
-  nb::class_<Store>(m, "Store")
-      .def(nb::init<uint32_t, uint64_t>(), nb::arg("lane"), nb::arg("blocks_max") = uint64_t{1} << 20)
-      .def_prop_ro("lane", &Store::lane)
-      .def("clear", &Store::clear)
-      .def("__len__", &Store::size)
-      .def("save",
-           [](const Store& store, uint32_t index_block_tokens) {
-             Bytes saved;
-             {
-               nb::gil_scoped_release unlocked;
-               saved = store.save(index_block_tokens);
-             }
-             return nb::bytes(saved.data(), saved.size());
-           },
-           nb::arg("index_block_tokens"))
-      .def("load",
-           [](Store& store, nb::bytes saved, uint32_t index_block_tokens) {
-             const std::string_view view(saved.c_str(), saved.size());
-             nb::gil_scoped_release unlocked;
-             store.load(view, index_block_tokens);
-           },
-           nb::arg("saved"), nb::arg("index_block_tokens"))
-      .def("content",
-           [](const Store& store, uint32_t n_shards, uint8_t tiers) {
-             nb::list out;
-             for (const Bytes& delta : store.content(n_shards, tiers)) out.append(nb::bytes(delta.data(), delta.size()));
-             return out;
-           },
-           nb::arg("n_shards"), nb::arg("tiers"))
-      .def("keys", [](const Store& store) {
-        nb::set keys;
-        store.each([&](const Meaning& meaning) {
-          for (uint64_t key : meaning.keys) keys.add(nb::int_(key));
-        });
-        return keys;
-      });
+  bind_store(m);
 
   nb::class_<Snapshot>(m, "Snapshot")
       .def("part", &Snapshot::part, nb::arg("bytes_max") = size_t{256} << 10);
@@ -331,6 +301,8 @@ NB_MODULE(_native, m) {
       .def("set_lane", &Mirror::set_lane, nb::arg("group"), nb::arg("lane"), nb::arg("full_attention") = true)
       .def("set_stores", &Mirror::set_stores, nb::arg("disk").none(), nb::arg("storage").none(), nb::arg("attached"),
            nb::arg("storage_is_shared") = true)
+      .def("set_chunk_blocks", &Mirror::set_chunk_blocks, nb::arg("blocks"))
+      .def("set_announcer", &Mirror::set_announcer)
       .def("set_lora_names", &Mirror::set_lora_names, nb::arg("names"))
       .def("gather",
            [](Mirror& mirror, const Decoder& decoder) {
@@ -376,6 +348,8 @@ NB_MODULE(_native, m) {
            nb::arg("orphan_bytes_max") = uint64_t{4} << 20)
       .def("set_tables", &DeliveringMirror::set_tables, nb::arg("tables"))
       .def("set_log", &DeliveringMirror::set_log, nb::arg("log"))
+      .def("set_engine_keys", &DeliveringMirror::set_engine_keys, nb::arg("log").none(), nb::call_guard<nb::gil_scoped_release>())
+      .def("tell_engine_keys", &DeliveringMirror::tell_engine_keys, nb::call_guard<nb::gil_scoped_release>())
       .def("apply", &DeliveringMirror::apply_and_deliver, nb::arg("batch"), nb::arg("told") = false);
 
   m.def("checksum", [](nb::bytes payload) { return checksum(reinterpret_cast<const uint8_t*>(payload.c_str()), payload.size()); }, nb::arg("payload"));

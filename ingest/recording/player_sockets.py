@@ -15,11 +15,11 @@ import msgspec
 import zmq
 
 from kvatlas.index.errors import ConfigError
+from kvatlas.ingest.publishing.replay_socket import ReplaySocket, bind
 from kvatlas.ingest.recording.order import Batch, Selection, Told, speaker_of, told
 from kvatlas.ingest.recording.player import Pace, PlayStatistics, statistics_of
 from kvatlas.ingest.recording.reader import RecordingReader
 from kvatlas.ingest.recording.records import Role, Source
-from kvatlas.ingest.simulator.replay_socket import ReplaySocket, bind
 
 _POLL_MS = 5
 _SEND_MS = 50

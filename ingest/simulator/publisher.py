@@ -10,7 +10,7 @@ import msgspec
 import zmq
 
 from kvatlas.index.errors import ConfigError, KvatlasError
-from kvatlas.ingest.simulator.replay_socket import ReplaySocket, bind
+from kvatlas.ingest.publishing.replay_socket import ReplaySocket, bind
 from kvatlas.ingest.sockets.curve import CurveConfig, encrypt_as_client, encrypt_as_server
 
 _POLL_MS = 5
@@ -147,8 +147,10 @@ class SimulatedPublisher:
                 self._is_cut = False
 
     def cut(self) -> None:
-        """Nobody reaches it until `mend`: what it publishes meanwhile can only be replayed."""
+        """Nobody reaches it until `mend`: what it publishes meanwhile can only be replayed. Twice is fine."""
         with self._lock:
+            if self._is_cut:
+                return
             self._opened()
             self._close_sockets()
             self._is_cut = True

@@ -118,7 +118,12 @@ DOUBTS = {
             "lost_blocks", "PARTIAL", "announced blocks could not be placed", "a clear or an engine restart"
         ),
         Doubt("lost_offloaded", "PARTIAL", "offloaded blocks could not be placed", "an engine restart"),
-        Doubt("lost_stored", "PARTIAL", "stored files could not be placed", "an engine restart"),
+        Doubt(
+            "lost_stored",
+            "PARTIAL",
+            "stored files found no room, or are parts of blocks",
+            "an engine restart",
+        ),
         Doubt("unlinked", "PARTIAL", "parts of blocks were forgotten and seen again", "turnover"),
     )
 }

@@ -30,6 +30,7 @@ from kvatlas.ingest.wire.event_values import (
     read_hash_or_none,
     read_hashes,
     read_int_or_none,
+    read_inventory,
     read_length,
     read_length_or_none,
     read_lora_name,
@@ -67,7 +68,9 @@ _ARRAY_FIELDS = {
     "BlockRemoved": ("block_hashes", "medium", "group_idx"),
 }
 """What follows the type in an event that is an array."""
-_MAP_FIELDS = frozenset((*_ARRAY_FIELDS["BlockStored"], "type", "locality", "ownership"))
+_MAP_FIELDS = frozenset(
+    (*_ARRAY_FIELDS["BlockStored"], "type", "locality", "ownership", "chunk_blocks", "inventory")
+)
 
 
 def decode_batch(payload: bytes) -> EventBatch:
@@ -173,7 +176,7 @@ def _decode_event(raw: bytes) -> Event | None:
         return _decode_stored(EventFields(values))
     if tag == "BlockRemoved":
         return _decode_removed(EventFields(values))
-    return AllBlocksCleared() if tag == "AllBlocksCleared" else None
+    return _decode_cleared(EventFields(values)) if tag == "AllBlocksCleared" else None
 
 
 def _unwrap(raw: bytes) -> bytes:
@@ -231,7 +234,13 @@ def _decode_stored(fields: EventFields) -> BlockStored:
         kv_cache_spec_sliding_window=fields.read("kv_cache_spec_sliding_window", read_length_or_none),
         locality=fields.read("locality", read_str_or_none),
         ownership=fields.read("ownership", read_str_or_none),
+        chunk_blocks=fields.read("chunk_blocks", read_length),
     )
+
+
+def _decode_cleared(fields: EventFields) -> AllBlocksCleared:
+    """Nothing in it can be wrong: anything else than the two words says nothing."""
+    return AllBlocksCleared(fields.read("inventory", read_inventory))
 
 
 def _decode_removed(fields: EventFields) -> BlockRemoved:

@@ -7,7 +7,7 @@ breaks the rules raises BadValueError.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from kvatlas.ingest.wire.events import ExtraKey
 from kvatlas.ingest.wire.msgpack_reader import MsgpackReader
@@ -84,6 +84,14 @@ def read_str_or_none(reader: MsgpackReader) -> str | None:
     if kind != "str":
         raise BadValueError("a str or nil", kind)
     return reader.read_str()
+
+
+def read_inventory(reader: MsgpackReader) -> Literal["begin", "end"] | None:
+    """One of these words; None for anything else."""
+    word = reader.read_str() if reader.peek_kind() == "str" else ""
+    if word == "begin":
+        return "begin"
+    return "end" if word == "end" else None
 
 
 def read_int_or_none(reader: MsgpackReader, low: int = _I64_MIN, high: int = _U64_MASK) -> int | None:

@@ -45,6 +45,8 @@ class BlockStored(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens."""
     locality: str | None = None
     ownership: str | None = None
+    chunk_blocks: int = 0
+    """Blocks in each file of a store, whose last one is named; 0: the event does not say."""
 
 
 class BlockRemoved(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,9 @@ class BlockRemoved(msgspec.Struct, frozen=True, kw_only=True):
 
 class AllBlocksCleared(msgspec.Struct, frozen=True):
     """Everything on the device is gone."""
+
+    inventory: Literal["begin", "end"] | None = None
+    """Of those that announce a store's files: all that there are follow, or have been named."""
 
 
 Event = BlockStored | BlockRemoved | AllBlocksCleared

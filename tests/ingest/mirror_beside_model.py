@@ -48,8 +48,7 @@ class MirrorBesideModel:
             limits=world.limits,
         )
         self.model = NaiveAtlas(config)
-        self.disk = Store(DISK_LANE, world.limits.stored)
-        self.storage = Store(STORAGE_LANE, world.limits.stored)
+        self._stores: dict[Mirror, dict[int, Store]] = {}
         self.mirror = self.new_mirror()
         self.decoder = Decoder()
         self.sequence = 0
@@ -64,21 +63,34 @@ class MirrorBesideModel:
         return self.model.mirrors[self.pod.model][self.pod.name, 0]
 
     def new_mirror(self) -> Mirror:
-        """Without content, but told all that a mirror is told beside events."""
+        """Without content, but told all that a mirror is told beside events.
+
+        Its stores are its own: they know what `mirror` has taught its stores by now, and no more.
+        """
         limits = self.world.limits
         mirror = Mirror(self.keyspace, 3, limits.ghosts, limits.orphans, 1 << 30)
         for group in say.GROUP_KINDS:
             mirror.set_lane(group, group, group != 2)
         mirror.set_lora_names(LORA_NAMES)
+        stores = {DISK: Store(DISK_LANE, limits.stored), STORAGE: Store(STORAGE_LANE, limits.stored)}
+        tokens = say.BLOCK_SIZES[self.pod.model]
+        for tier, taught in self._stores[self.mirror].items() if self._stores else ():
+            stores[tier].load(taught.save(tokens), tokens)
+        self._stores[mirror] = stores
         self.attach(mirror)
         return mirror
 
     def attach(self, mirror: Mirror) -> None:
-        """A store counts for the worker from the worker's first store in it."""
-        attached = self.model.attached.get(self.pod.model, {}).get((self.pod.name, 0), set())
-        tiers = {self.model.stores[self.pod.model][name].tier for name in attached}
-        stores = {DISK: self.disk, STORAGE: self.storage}
-        mirror.set_stores(self.disk, self.storage, [stores[tier] for tier in sorted(tiers)])
+        """A store counts for the worker from the worker's first store in it, and a file there once it is
+        there for all groups that the worker needs.
+        """
+        names = self.model.attached.get(self.pod.model, {}).get((self.pod.name, 0), set())
+        attached = {(store := self.model.stores[self.pod.model][name]).tier: store for name in names}
+        stores = self._stores[mirror]
+        mirror.set_stores(stores[DISK], stores[STORAGE], [stores[tier] for tier in sorted(attached)])
+        for tier, store in attached.items():
+            if store.needed:
+                stores[tier].need_groups(sum(1 << group for group in store.needed), 1, tier)
 
     def tell(self, announcements: list[say.Announcement], *others: Mirror) -> None:
         """One batch to the model, the mirror and others."""

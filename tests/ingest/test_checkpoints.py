@@ -41,7 +41,9 @@ def follow(subscriber: Subscriber, atlas: Atlas, published: int) -> None:
         workers = atlas.statistics().workers
         return any(w.sequence == published - 1 and w.truth.state == "EXACT" for w in workers)
 
-    assert subscriber.wait_until(has_followed, WAIT_S)
+    assert subscriber.wait_until(has_followed, WAIT_S), [
+        (w.sequence, w.truth) for w in atlas.statistics().workers
+    ]
 
 
 def reasons(atlas: Atlas, pod: str) -> set[str]:

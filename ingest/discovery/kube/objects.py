@@ -129,7 +129,11 @@ def as_discovered(pod: KubePod, config: KubernetesWatchConfig) -> DiscoveredPod:
         url=None if ask_port is None else f"http://{host}:{ask_port}",
         block_size_tokens=notes.number("block-size-tokens", None, 4096),
         settings=PodConfig(
-            model=model, stores=stores, gpu_blocks=notes.number("gpu-blocks", None, (1 << 24) - 1)
+            model=model,
+            stores=stores,
+            gpu_blocks=notes.number("gpu-blocks", None, (1 << 24) - 1),
+            offload_chunk_blocks=notes.number("offload-chunk-blocks", 1, 4096) or 1,
+            announces=notes.text("announces") == "true",
         ),
         node=pod.status.host_ip,
         serving=_serving(notes, host, ranks, ask_port),

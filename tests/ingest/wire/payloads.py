@@ -5,7 +5,7 @@ A sound one comes as a pair of what it says and its bytes; one that may be anyth
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from hypothesis import strategies as st
 
@@ -102,6 +102,7 @@ def _stored_fields(draw: st.DrawFn) -> Fields:
         "extra_keys": draw(sound_extra_keys(len(names))),
         "kv_cache_spec_kind": draw(or_nil(sound_texts)),
         "kv_cache_spec_sliding_window": draw(or_nil(sound_ints(0, 2**31 - 1))),
+        "chunk_blocks": draw(or_nil(sound_ints(0, 2**31 - 1), 0)),
     }
 
 
@@ -122,12 +123,20 @@ def sound_removed(draw: st.DrawFn) -> tuple[BlockRemoved, bytes]:
     return BlockRemoved(**values), raw
 
 
+_PHASES: list[tuple[Literal["begin", "end"] | None, bytes]] = [
+    ("begin", wire.text("begin")),
+    ("end", wire.text("end")),
+    *((None, raw) for raw in (wire.text("middle"), wire.integer(7), wire.NIL)),
+]
+
+
 @st.composite
 def sound_cleared(draw: st.DrawFn) -> tuple[AllBlocksCleared, bytes]:
     if draw(st.booleans()):
         elements = [wire.text("AllBlocksCleared"), *draw(st.lists(anything, max_size=2))]
         return AllBlocksCleared(), draw(any_form(wire.array_forms(elements)))
-    return AllBlocksCleared(), draw(_maps(wire.text("AllBlocksCleared"), {}))
+    said, raw = draw(st.sampled_from(_PHASES))
+    return AllBlocksCleared(said), draw(_maps(wire.text("AllBlocksCleared"), {"inventory": raw}))
 
 
 sound_events: Sound[Event] = st.one_of(sound_stored(), sound_removed(), sound_cleared())

@@ -58,7 +58,7 @@ def comparable(value: Any) -> Any:
 
 def plain_event(event: Event) -> tuple[Any, ...]:
     if isinstance(event, AllBlocksCleared):
-        return ("AllBlocksCleared",)
+        return ("AllBlocksCleared", event.inventory)
     if isinstance(event, BlockRemoved):
         where = (event.medium, event.group_idx, event.locality, event.ownership)
         return ("BlockRemoved", event.block_hashes, *where)
@@ -78,6 +78,7 @@ def plain_event(event: Event) -> tuple[Any, ...]:
         event.kv_cache_spec_sliding_window,
         event.locality,
         event.ownership,
+        event.chunk_blocks,
     )
 
 

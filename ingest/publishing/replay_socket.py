@@ -1,4 +1,4 @@
-"""The replay socket of the simulated model server: the last batches, for those who ask.
+"""The replay socket of a publisher of KV events: the last batches, for those who ask.
 
     request  [identity, b"", start: 8 bytes big-endian]
     replies  [identity, b"", topic, sequence, payload] for each buffered batch from start on, then
@@ -30,7 +30,8 @@ _log = logging.getLogger(__name__)
 
 
 class ReplaySocket:
-    """A ROUTER with a thread that answers from a buffer of `buffer_steps` batches.
+    """A ROUTER with a thread that answers from a buffer of `buffer_steps` batches, and of at most
+    `buffer_bytes_max` where that is given, the newest one always.
 
     Any thread may call it; `open` and `close` by turns.
     """
@@ -43,6 +44,7 @@ class ReplaySocket:
         buffer_steps: int,
         hwm: int,
         topic_in_replies: bool,
+        buffer_bytes_max: int | None = None,
         curve: CurveConfig | None = None,
     ) -> None:
         self._context = context
@@ -51,19 +53,28 @@ class ReplaySocket:
         self._hwm = hwm
         self._curve = curve
         self._buffer: deque[tuple[int, bytes]] = deque(maxlen=buffer_steps)
+        self._bytes_max = buffer_bytes_max
+        self._bytes = 0
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._stop: zmq.Socket[bytes] | None = None
         self._thread: threading.Thread | None = None
 
     def append(self, sequence: int, payload: bytes) -> None:
-        """Buffers a batch; the oldest one goes when the buffer is full."""
+        """Buffers a batch; the oldest ones go when the buffer is full."""
+        buffer = self._buffer
         with self._lock:
-            self._buffer.append((sequence, payload))
+            if len(buffer) == buffer.maxlen and buffer:
+                self._bytes -= len(buffer[0][1])
+            buffer.append((sequence, payload))
+            self._bytes += len(payload)
+            while self._bytes_max is not None and self._bytes > self._bytes_max and len(buffer) > 1:
+                self._bytes -= len(buffer.popleft()[1])
 
     def clear(self) -> None:
         with self._lock:
             self._buffer.clear()
+            self._bytes = 0
 
     def count(self, what: str) -> int:
         """One of "buffered", "replays", "replayed" and "bad_requests"."""
