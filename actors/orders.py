@@ -18,6 +18,9 @@ from kvatlas.index.view import FleetPart
 NAMESPACE = "kvatlas"
 """Ray namespace of all clusters; actors in it are named `<cluster>/<kind>...`."""
 
+GUEST = "guest/"
+"""How the names of sessions begin that no subscriber of the cluster feeds."""
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -31,6 +34,11 @@ def decode(data: bytes, kind: type[T]) -> T:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"{kind.__name__}: expected its msgpack, {error}") from error
+
+
+def is_guest(subscriber: str) -> bool:
+    """Whether sessions of this name are nobody's whom the directory has begun."""
+    return subscriber.startswith(GUEST)
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -249,7 +257,7 @@ class PodOrders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubscriberAsks(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscriber's process asks for a session."""
+    """A subscriber's process asks for a session; or a guest, whose name begins with `GUEST`."""
 
     name: str
     node_id: str
@@ -292,6 +300,8 @@ class SubscriberReport(msgspec.Struct, frozen=True, kw_only=True):
     workers_free: int = 0
     counts: dict[str, int] = {}
     bytes: int = 0
+    leaves: bool = False
+    """A guest that ends: its session is over."""
 
 
 class TokenizerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,10 @@ import typer
 
 from kvatlas.cluster.commands.cluster_commands import down, scale, up
 from kvatlas.cluster.commands.demo_command import demo
+from kvatlas.cluster.commands.diff_command import diff, grep
+from kvatlas.cluster.commands.dump_command import dump, load
+from kvatlas.cluster.commands.evict_command import evict
+from kvatlas.cluster.commands.offload_commands import offload
 from kvatlas.cluster.commands.pod_commands import pods
 from kvatlas.cluster.commands.proxy_command import proxy
 from kvatlas.cluster.commands.score_command import score
@@ -24,10 +28,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _command in (demo, up, proxy, status, score, scale, down, record, replay):
+for _command in (demo, up, proxy, status, score, scale, down, dump, load, diff, grep, evict, record, replay):
     app.command()(_command)
 app.add_typer(pods, name="pods")
 app.add_typer(tokenize, name="tokenize")
+app.add_typer(offload, name="offload")
 
 
 def main() -> None:

@@ -18,13 +18,15 @@ from kvatlas.actors.directory.ray_yard import RayKeeper, actors_of, resource_opt
 from kvatlas.actors.directory.settings import DirectorySettings
 from kvatlas.actors.orders import NAMESPACE, encode
 from kvatlas.actors.reading.connection import DirectoryCalls
+from kvatlas.actors.reading.settings import ReaderSettings
 from kvatlas.actors.shard.table_files import remove_left
 from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.cluster.config.writing import difference
 from kvatlas.cluster.directory_settings import actor_resources, directory_settings, reader_settings
 from kvatlas.cluster.proxy import placing
-from kvatlas.index.errors import ClusterError, ConfigError
+from kvatlas.cluster.standby.standby_client import StandbyClient
+from kvatlas.index.errors import ClusterError, ConfigError, InputError
 
 READY_S_MAX = 120.0
 _CONNECT_S_MAX = 15.0
@@ -70,12 +72,29 @@ def start(
     return client
 
 
-def connect(name: str = "default", *, address: str | None = None) -> Client:
-    """A client of a cluster that runs. Raises ClusterError where there is none of this name."""
+def connect(name: str = "default", *, standby: str | None = None, address: str | None = None) -> Client:
+    """A client of a cluster that runs. Raises ClusterError where there is none of this name.
+
+    `standby`: another cluster that follows the same servers, with the same `atlas.hash_seed`; it is asked
+    while the first cannot be, or lacks something. One of the two must run.
+    """
     _connect_ray(address, must_run=True)
-    client = Client(name, reader_settings(_config(DirectoryCalls(name).call("config"))))
+    if standby is not None:
+        if standby == name:
+            raise InputError(f"standby: expected another cluster than {name!r}, got the same")
+        client: Client = StandbyClient(*(Client(one, _reading_of(one)) for one in (name, standby)))
+    else:
+        client = Client(name, reader_settings(_config(DirectoryCalls(name).call("config"))))
     client.wait_ready(_CONNECT_S_MAX)
     return client
+
+
+def _reading_of(name: str) -> ReaderSettings | None:
+    """As the cluster is configured; None: it cannot be asked."""
+    try:
+        return reader_settings(_config(DirectoryCalls(name).call("config")))
+    except ClusterError:
+        return None
 
 
 def scale(

@@ -137,8 +137,9 @@ def followed(pods: Mapping[str, DiscoveredPod]) -> dict[str, DiscoveredPod]:
 
 
 def ties(pod: DiscoveredPod) -> Iterator[str]:
-    """What this pod may share with others: stores, and addresses that publishers dial."""
-    for store in pod.stores:
+    """What this pod may share with others: stores that it reads or announces, and addresses that
+    publishers dial."""
+    for store in {*pod.stores, pod.announces} - {None, ""}:
         yield f"store {store}"
     for source in pod.sources:
         if source.bind:

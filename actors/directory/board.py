@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from kvatlas.actors.directory.guest_parts import beside_guests, beside_subscribers
 from kvatlas.actors.directory.layouts import Generation, Layouts, Slot
 from kvatlas.actors.directory.routers import Routers
 from kvatlas.actors.directory.sessions import Session, Sessions
 from kvatlas.actors.directory.settings import DirectorySettings
 from kvatlas.actors.directory.tokenizer_pool import TokenizerPool
-from kvatlas.actors.orders import ClusterView, Layout, PartView, Replica, ToldPod, ToldServing
+from kvatlas.actors.orders import ClusterView, Layout, PartView, Replica, ToldPod, ToldServing, is_guest
 from kvatlas.ingest.discovery.pods import DiscoveredPod
 
 
@@ -36,8 +37,8 @@ class Board:
         """Version of the view since which pods serve as they do."""
 
     def serve(self, pods: Mapping[str, DiscoveredPod]) -> bool:
-        """These are the pods; whether readers must be told."""
-        serving = tuple(_told(pods[name]) for name in sorted(pods))
+        """These are the pods; whether readers must be told. Who announces a store's files serves nobody."""
+        serving = tuple(_told(pods[name]) for name in sorted(pods) if pods[name].announces is None)
         if serving == self._pods:
             return False
         self._pods = serving
@@ -56,16 +57,23 @@ class Board:
             leaving=tuple(map(self.layout, self._layouts.leaving)),
             sessions=self._sessions.numbers,
             lost=self._sessions.lost,
-            parts=tuple(
-                PartView(session=one.number, subscriber=one.subscriber, lost=one.lost, part=one.part)
-                for one in self._sessions.used.values()
-                if one.part is not None and one.part_version > since
-            ),
+            parts=tuple(self._parts(since)),
             orders=dict(orders),
             tokenizers=self._pool.numbers,
             pods=self._pods if self.pods_version > since or since == 0 else None,
             routers=self._routers.listed,
         )
+
+    def _parts(self, since: int) -> Iterator[PartView]:
+        """Each worker in one part only: what a subscriber has heard of comes before what a guest says."""
+        told = [(one, one.part) for one in self._sessions.used.values() if one.part is not None]
+        fed = [part for one, part in told if not is_guest(one.subscriber)]
+        guests = [part for one, part in told if is_guest(one.subscriber)]
+        for one, part in told:
+            if one.part_version > since:
+                by_guest = is_guest(one.subscriber)
+                shown = beside_subscribers(part, fed) if by_guest else beside_guests(part, guests)
+                yield PartView(session=one.number, subscriber=one.subscriber, lost=one.lost, part=shown)
 
     def shown(self) -> tuple[object, ...]:
         """What of a view is not a part: differs when readers must be told."""
@@ -86,12 +94,21 @@ class Board:
         )
 
     def is_whole(self, generation: Generation, replica: Replica) -> bool:
-        """Whether it has the content of every session that readers use."""
-        return all(self._holds(generation, replica, session) for session in self._sessions.used.values())
+        """Whether it has the content of every subscriber's session that readers use."""
+        return all(
+            self._holds(generation, replica, session)
+            for session in self._sessions.used.values()
+            if not is_guest(session.subscriber)
+        )
 
     def is_filled(self, generation: Generation) -> bool:
-        """Whether all its replicas are whole."""
-        return all(self.is_whole(generation, replica) for replica in generation.replicas)
+        """Whether all its replicas are whole, and have what guests hold that are there."""
+        guests = [guest for guest in self._sessions.guests if not guest.lost]
+        return all(
+            self.is_whole(generation, replica)
+            and all(self._holds(generation, replica, guest) for guest in guests)
+            for replica in generation.replicas
+        )
 
     def has_loaded(self, session: Session) -> bool:
         """Whether the session's content lies in all replicas that readers use."""

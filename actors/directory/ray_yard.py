@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kvatlas.actors.directory.settings import ActorResources, DirectorySettings
 from kvatlas.actors.directory.supervision import ActorSpec
-from kvatlas.actors.orders import NAMESPACE
+from kvatlas.actors.orders import GUEST, NAMESPACE
 from kvatlas.actors.shard.actor import ShardActor
 from kvatlas.actors.subscriber.actor import SubscriberActor
 
@@ -73,9 +73,9 @@ class RayYard:
             actor.options(**options).remote(self._settings.cluster, *spec.args, settings)
 
     def names(self) -> list[str]:
-        """Of the cluster's actors that Ray knows, but the directory."""
-        directory = f"{self._settings.cluster}/directory"
-        return [name for name in actors_of(self._settings.cluster) if name != directory]
+        """Of the cluster's actors that Ray knows, but the directory and guests, whom others have begun."""
+        others = (f"{self._settings.cluster}/directory", f"{self._settings.cluster}/{GUEST}")
+        return [name for name in actors_of(self._settings.cluster) if not name.startswith(others)]
 
     def restart(self, name: str) -> None:
         self._kill(name, no_restart=False)

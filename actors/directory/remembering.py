@@ -15,7 +15,8 @@ from kvatlas.actors.directory.keeping import Keeper
 from kvatlas.actors.directory.layouts import Generation, Shape, Slot
 from kvatlas.actors.directory.lending import Lent
 from kvatlas.actors.directory.sessions import Sessions
-from kvatlas.actors.orders import Lease, LinkKeys
+from kvatlas.actors.directory.settings import DirectorySettings
+from kvatlas.actors.orders import Lease, LinkKeys, ReaderSecrets
 from kvatlas.ingest.discovery.pods import DiscoveredPod, encode_pod
 
 _log = logging.getLogger(__name__)
@@ -151,6 +152,21 @@ def restored(kept: KeptState, sessions: Sessions, lent: Lent, now_s: float) -> G
     lent.workers.restore({one.number: one.workers for one in kept.sessions}, kept.resting_workers)
     slots = {Slot(kept.layout, shard, replica): node for shard, replica, node in kept.slots}
     return Generation(kept.layout, kept.shape, slots, began_s=now_s)
+
+
+def secrets_of_readers(settings: DirectorySettings, kept: KeptSecrets) -> ReaderSecrets:
+    """What whoever reads is told, by Ray."""
+    return ReaderSecrets(
+        cluster_id=settings.cluster_id,
+        hash_seed=kept.hash_seed,
+        algorithm=settings.algorithm,
+        tier_weights=settings.tier_weights,
+        keys=msgspec.structs.replace(kept.keys, server_secret=""),
+        view_s_max=settings.view_s_max,
+        tokenizer=settings.tokenizer,
+        choosing=settings.choosing,
+        shares_loads=settings.shares_loads,
+    )
 
 
 def make_secrets(cluster_id: str, hash_seed: str | None) -> KeptSecrets:

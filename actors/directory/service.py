@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from kvatlas.actors.directory.assignments import Assignments, followed
 from kvatlas.actors.directory.board import Board
 from kvatlas.actors.directory.keeping import Counters, Keeper
 from kvatlas.actors.directory.layouts import Generation, Holder, Layouts, Shape, Slot
 from kvatlas.actors.directory.lending import Lent
+from kvatlas.actors.directory.ordering import orders_of
 from kvatlas.actors.directory.placement import Placement
-from kvatlas.actors.directory.remembering import Memory, restored
+from kvatlas.actors.directory.remembering import Memory, restored, secrets_of_readers
 from kvatlas.actors.directory.routers import Routers
 from kvatlas.actors.directory.sessions import Session, Sessions
 from kvatlas.actors.directory.settings import DirectorySettings
 from kvatlas.actors.directory.tokenizer_pool import Member, TokenizerPool
 from kvatlas.actors.orders import (
     ClusterView,
-    PodOrders,
     ReaderSecrets,
     RouterOrders,
     RouterReport,
@@ -32,8 +30,9 @@ from kvatlas.actors.orders import (
     SubscriberReport,
     TokenizerOrders,
     TokenizerReport,
+    is_guest,
 )
-from kvatlas.ingest.discovery.pods import DiscoveredPod, decode_pod, encode_pod
+from kvatlas.ingest.discovery.pods import DiscoveredPod, decode_pod
 
 _STALL_S = 1.0
 _VERSIONS_KEPT = 4096
@@ -95,6 +94,8 @@ class DirectoryService:
         self._change()
         self.assignments = self._restore_pods()
         self.board.pods_version = self.version  # readers of an earlier directory are told anew
+        guests = filter(is_guest, {one.subscriber for one in self.sessions.all})
+        self.orders.update(dict.fromkeys(guests, self.version))
         for name in {one.subscriber for one in self.sessions.all} - self.orders.keys():
             self.lent.end(self.sessions.drop(name))  # it was let go of just before
         self._remember()
@@ -124,17 +125,7 @@ class DirectoryService:
         return self._clock_s() - self.began_s
 
     def reader_secrets(self) -> ReaderSecrets:
-        return ReaderSecrets(
-            cluster_id=self.settings.cluster_id,
-            hash_seed=self._secrets.hash_seed,
-            algorithm=self.settings.algorithm,
-            tier_weights=self.settings.tier_weights,
-            keys=msgspec.structs.replace(self._secrets.keys, server_secret=""),
-            view_s_max=self.settings.view_s_max,
-            tokenizer=self.settings.tokenizer,
-            choosing=self.settings.choosing,
-            shares_loads=self.settings.shares_loads,
-        )
+        return secrets_of_readers(self.settings, self._secrets)
 
     # Shards.
 
@@ -164,14 +155,16 @@ class DirectoryService:
         return ShardOrders(
             incarnation=incarnation,
             retired=tuple(self.sessions.retired),
-            sessions=self.sessions.numbers,
+            sessions=self.sessions.numbers_fed,
             keys=self._secrets.keys,
         )
 
-    # Subscribers.
+    # Subscribers, and guests.
 
     def enlist_subscriber(self, asks: SubscriberAsks) -> SubscriberOrders:
-        """A session for a process that is to follow pods."""
+        """A session for a process that is to follow pods, or for a guest."""
+        if is_guest(asks.name) and self.sessions.has_room and not self.is_going:
+            self.orders.setdefault(asks.name, self.version)
         if asks.name not in self.orders or self.is_going:
             self.counts["subscribers_refused"] += 1
             return SubscriberOrders(goes=True)
@@ -192,6 +185,9 @@ class DirectoryService:
         if session is None or self.is_going:
             self.counts["subscribers_refused"] += 1
             return SubscriberOrders(goes=self.is_going or report.name not in self.orders)
+        if report.leaves and is_guest(report.name):
+            self._end_guest(report.name)
+            return SubscriberOrders(goes=True)
         if (session.part, session.lost) != before:
             self._mark(session)
         if self.lent.add(session, report):
@@ -200,19 +196,18 @@ class DirectoryService:
             self._settle()
         return self._subscriber_orders(session)
 
+    def _end_guest(self, name: str) -> None:
+        self.counts["guests_ended"] += 1
+        self.orders.pop(name, None)
+        self.lent.end(self.sessions.drop(name))
+        self._remember()
+        self._change()
+        self._mark_beside(name)
+        self._settle()
+
     def _subscriber_orders(self, session: Session) -> SubscriberOrders:
-        pods = self.assignments.pods_of(session.subscriber)
-        return SubscriberOrders(
-            session=session.number,
-            version=self.orders[session.subscriber],
-            pods=tuple(PodOrders(pod=pod.pod, source=encode_pod(pod)) for pod in pods),
-            lanes=self.lent.lanes.of(session.number),
-            workers=self.lent.workers.of(session.number),
-            block_sizes=self.sessions.block_sizes,
-            wants_part=session.part is None,
-            hash_seed=self._secrets.hash_seed,
-            keys=msgspec.structs.replace(self._secrets.keys, server_secret=""),
-        )
+        pods, version = self.assignments.pods_of(session.subscriber), self.orders[session.subscriber]
+        return orders_of(session, self._secrets, self.sessions.block_sizes, self.lent, pods, version)
 
     # Tokenizers.
 
@@ -299,6 +294,8 @@ class DirectoryService:
         for session in self.sessions.lose_silent():
             self.counts["sessions_lost"] += 1
             self._mark(session)
+        for name in self.sessions.guests_gone():
+            self._end_guest(name)
         self.counts["shards_silent"] += self.layouts.drop_silent(self.settings.deadlines.session_lost_s)
         self.layouts.drop_left()
         self.pool.tick()
@@ -374,6 +371,13 @@ class DirectoryService:
         """Its part, or what is said of it, is other than readers have it."""
         self._change()
         session.part_version = self.version
+        self._mark_beside(session.subscriber)
+
+    def _mark_beside(self, subscriber: str) -> None:
+        """What readers are told of guests depends on what subscribers say, and the reverse."""
+        guests = self.sessions.guests
+        for one in self.sessions.used.values() if is_guest(subscriber) else guests:
+            one.part_version = self.version
 
     def _change(self) -> None:
         self.version = self._counters.issue("view", _VERSIONS_KEPT)

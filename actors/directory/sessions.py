@@ -6,10 +6,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kvatlas.actors.orders import SubscriberReport
+from kvatlas.actors.orders import SubscriberReport, is_guest
 from kvatlas.index.view import FleetPart
 
 _RETIRED_MAX = 1024
+_GUESTS_MAX = 64
+_GUEST_GONE_S = 60.0
+"""A guest that is silent for so long is over: nobody begins it again."""
 
 
 @dataclass
@@ -72,6 +75,29 @@ class Sessions:
     def numbers(self) -> tuple[int, ...]:
         """Of those that readers use, in order."""
         return tuple(sorted(session.number for session in self.used.values()))
+
+    @property
+    def numbers_fed(self) -> tuple[int, ...]:
+        """Of those, the ones of subscribers: without their content a shard is not whole."""
+        return tuple(sorted(one.number for name, one in self.used.items() if not is_guest(name)))
+
+    @property
+    def guests(self) -> tuple[Session, ...]:
+        """Those that readers use and no subscriber of the cluster feeds."""
+        return tuple(one for name, one in self.used.items() if is_guest(name))
+
+    @property
+    def has_room(self) -> bool:
+        """For one more guest."""
+        return len(self.guests) < _GUESTS_MAX
+
+    def guests_gone(self) -> list[str]:
+        """Names of guests that have been silent for a minute."""
+        before_s = self._clock_s() - _GUEST_GONE_S
+        last_s: dict[str, float] = {}
+        for one in filter(lambda one: is_guest(one.subscriber), self.all):
+            last_s[one.subscriber] = max(one.heard_s, last_s.get(one.subscriber, 0.0))
+        return [name for name, at_s in last_s.items() if at_s < before_s]
 
     @property
     def lost(self) -> tuple[int, ...]:

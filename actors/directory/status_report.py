@@ -65,6 +65,8 @@ def status_of(service: DirectoryService, discovery: Discovery, supervision: Supe
 def _serves(pod: DiscoveredPod | None) -> str:
     if pod is None:
         return ""
+    if pod.announces is not None:
+        return f"announces store {pod.announces}".rstrip()
     serving = pod.serving
     role = "" if serving.role == "both" else serving.role
     said = (serving.url or "", role, "draining" if serving.is_draining else "")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import Literal, NamedTuple, Protocol
 
 from kvatlas.actors.directory.service import DirectoryService
+from kvatlas.actors.orders import is_guest
 
 Kind = Literal["shard", "subscriber", "scorer", "tokenizer"]
 _PATIENCE_MAX = 16
@@ -125,7 +127,7 @@ def wanted_actors(service: DirectoryService) -> dict[str, ActorSpec]:
         for slot, node in generation.slots.items():
             name = f"{cluster}/shard/{slot.layout}-{slot.shard}-{slot.replica}"
             specs.append(ActorSpec("shard", name, tuple(slot), node, is_bound=bool(node)))
-    for subscriber in service.orders:
+    for subscriber in filterfalse(is_guest, service.orders):
         node = service.placement.node_id(service.assignments.node_of.get(subscriber, ""))
         specs.append(ActorSpec("subscriber", f"{cluster}/subscriber/{subscriber}", (subscriber,), node))
     for number in range(settings.n_scorers):

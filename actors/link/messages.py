@@ -26,6 +26,7 @@ KEY_BYTES = 8
 _MAGIC = b"kva1"
 _HEADER = struct.Struct("<4sBBHIIQQQ")
 _U32 = struct.Struct("<I")
+_TOTALS = struct.Struct("<QQ")
 _VERSION_AT, _KIND_AT, _SESSION_AT = 4, 5, 24
 _TEXT_BYTES_MAX = 1000
 _LANES_MAX = 65_535
@@ -33,7 +34,8 @@ _LANES_MAX = 65_535
 # Flags, by kind.
 _FIRST, _LAST = 1, 2  # CONTENT
 _SESSION_OVER = 1  # FENCED
-_WHOLE = 1  # EXCERPT
+_WHOLE = 1  # EXCERPT, EXPORTED
+_BEGINS, _ENDS = 1, 2  # EXPORT
 
 Keys = bytes | bytearray | memoryview | npt.NDArray[np.uint64]
 
@@ -51,6 +53,8 @@ class Kind(enum.IntEnum):
     """What do you know of these keys?"""
     TOUCH = 5
     """These segments are in use."""
+    EXPORT = 6
+    """Keep what you hold now, as export `number`; give me a section of it; let go of it."""
     APPLIED = 64
     """`number` is the last that is applied."""
     RESYNC = 65
@@ -61,6 +65,8 @@ class Kind(enum.IntEnum):
     """Not understood, or no room; nothing was done; the body says why."""
     EXCERPT = 68
     """The body is what `kvatlas.index._native.excerpt` wrote."""
+    EXPORTED = 69
+    """Of the export `number`: its totals; or a section, and nothing after the last one."""
 
 
 class Address(NamedTuple):
@@ -98,8 +104,18 @@ class Message(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Of EXCERPT: every live session had loaded its content."""
+        """Of EXCERPT and EXPORTED: every live session had loaded its content."""
         return bool(self.flags & _WHOLE)
+
+    @property
+    def begins_export(self) -> bool:
+        """Of EXPORT."""
+        return bool(self.flags & _BEGINS)
+
+    @property
+    def ends_export(self) -> bool:
+        """Of EXPORT."""
+        return bool(self.flags & _ENDS)
 
     @property
     def text(self) -> str:
@@ -142,6 +158,20 @@ def touch(to: Address, segment_keys: Keys) -> bytes:
     return _frame(Kind.TOUCH, to, body=bytes(segment_keys))
 
 
+def begin_export(to: Address, number: int) -> bytes:
+    """`number`: of the export, chosen by the asker at random; 64 bits, not 0."""
+    return _frame(Kind.EXPORT, to, number=number, flags=_BEGINS)
+
+
+def export_section(to: Address, number: int, section: int) -> bytes:
+    """`section`: the one after that of the last answer, or the same once more; the first is 0."""
+    return _frame(Kind.EXPORT, to, number=number, body=_U32.pack(section))
+
+
+def end_export(to: Address, number: int) -> bytes:
+    return _frame(Kind.EXPORT, to, number=number, flags=_ENDS)
+
+
 def applied(asked: Message, number: int = 0) -> bytes:
     return _frame(Kind.APPLIED, asked.address, asked.session, number)
 
@@ -165,6 +195,16 @@ def excerpted(asked: Message, body: bytes, *, whole: bool) -> bytes:
     return _frame(Kind.EXCERPT, asked.address, asked.session, body=body, flags=_WHOLE if whole else 0)
 
 
+def exported(asked: Message, body: bytes, *, whole: bool = False) -> bytes:
+    flags = _WHOLE if whole else 0
+    return _frame(Kind.EXPORTED, asked.address, asked.session, asked.number, body, flags)
+
+
+def export_totals(entries: int, pairs: int) -> bytes:
+    """Body of EXPORTED, when an export has begun: blocks, and pairs of a block and a lane."""
+    return _TOTALS.pack(entries, pairs)
+
+
 def session_bytes(frame: bytes) -> bytes:
     """Of which session it says that it is, to be compared; nothing else of it is looked at."""
     return frame[_SESSION_AT : _SESSION_AT + 8]
@@ -173,6 +213,11 @@ def session_bytes(frame: bytes) -> bytes:
 def is_fetch(frame: bytes) -> bool:
     """Whether it says so; nothing else of it is looked at."""
     return frame[_KIND_AT : _KIND_AT + 1] == bytes([Kind.FETCH])
+
+
+def is_export(frame: bytes) -> bool:
+    """Whether it says so; nothing else of it is looked at."""
+    return frame[_KIND_AT : _KIND_AT + 1] == bytes([Kind.EXPORT])
 
 
 def decode_message(frame: bytes) -> Message:
@@ -212,6 +257,22 @@ def keys_of(message: Message) -> npt.NDArray[np.uint64]:
     if len(message.body) % KEY_BYTES:
         raise DecodeError(f"keys: expected a multiple of {KEY_BYTES} bytes, got {len(message.body)}")
     return np.frombuffer(message.body, dtype="<u8").astype(np.uint64, copy=False)
+
+
+def section_of(message: Message) -> int:
+    """Which section EXPORT asks for. Raises DecodeError when the body is no number."""
+    if len(message.body) != _U32.size:
+        raise DecodeError(f"export: expected a number of {_U32.size} bytes, got {len(message.body)}")
+    number: int = _U32.unpack(message.body)[0]
+    return number
+
+
+def totals_of(message: Message) -> tuple[int, int]:
+    """Entries and pairs of EXPORTED, when an export has begun. Raises DecodeError when they are missing."""
+    if len(message.body) != _TOTALS.size:
+        raise DecodeError(f"exported: expected totals of {_TOTALS.size} bytes, got {len(message.body)}")
+    entries, pairs = _TOTALS.unpack(message.body)
+    return entries, pairs
 
 
 def _text(why: str) -> bytes:

@@ -16,7 +16,7 @@ from types import TracebackType
 import zmq
 
 from kvatlas.actors.link.link import LinkSettings
-from kvatlas.actors.link.messages import is_fetch, refused, session_bytes
+from kvatlas.actors.link.messages import is_export, is_fetch, refused, session_bytes
 from kvatlas.actors.link.write_queue import WriteQueue
 from kvatlas.actors.orders import LinkKeys
 from kvatlas.index.errors import ConfigError
@@ -143,7 +143,7 @@ class LinkServer:
             return
         self._count("requests")
         envelope, frame = frames[:2], frames[2]
-        is_short = len(frame) <= self._settings.inline_bytes_max
+        is_short = len(frame) <= self._settings.inline_bytes_max and not is_export(frame)
         if is_fetch(frame) or (is_short and not self._writes.holds(session_bytes(frame))):
             self._send(envelope, self._answer(frame))
         elif not self._writes.put(envelope, frame):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from kvatlas.actors.link import messages
 from kvatlas.actors.link.messages import Address, Kind, Message
 from kvatlas.actors.orders import Replica, ShardAsks, ShardOrders, ShardReport
+from kvatlas.actors.shard.exporting import Exports
 from kvatlas.actors.shard.session_writes import SessionWrites
 from kvatlas.actors.shard.sessions import LaneTakenError, Sessions
 from kvatlas.actors.shard.settings import ShardSettings
@@ -50,7 +51,8 @@ class ShardService:
             Kind.DELTA: self._writes.delta,
             Kind.CONTENT: self._writes.content,
         }
-        self._readers = {Kind.FETCH: self._fetch, Kind.TOUCH: self._touch}
+        self.exports = Exports(self.table, self._count, settings.link.message_bytes_max)
+        self._readers = {Kind.FETCH: self._fetch, Kind.TOUCH: self._touch, Kind.EXPORT: self._export}
 
     @property
     def path(self) -> str:
@@ -120,6 +122,7 @@ class ShardService:
     def heartbeat(self) -> None:
         """Tell readers of the shared memory that the process lives."""
         self.table.heartbeat()
+        self.exports.tidy()
 
     def report(self, endpoint: str = "") -> ShardReport:
         """`endpoint`: of its socket."""
@@ -149,6 +152,7 @@ class ShardService:
     def close(self) -> None:
         """Readers are told; later requests are answered FENCED. Twice is fine."""
         self._is_closed = True
+        self.exports.close()
         self.table.close()
 
     def _fetch(self, asked: Message) -> bytes:
@@ -169,6 +173,10 @@ class ShardService:
         self.table.touch(messages.keys_of(asked))
         self._count("touches")
         return messages.applied(asked)
+
+    def _export(self, asked: Message) -> bytes:
+        is_whole = self._is_whole  # of before, as in _fetch
+        return self.exports.answer(asked, whole=is_whole)
 
     def _look_whole(self) -> None:
         with self._whole_lock:

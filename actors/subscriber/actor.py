@@ -12,8 +12,16 @@ import msgspec
 import ray
 
 from kvatlas.actors.link.links import Links
-from kvatlas.actors.orders import NAMESPACE, ReuseReport, SubscriberAsks, SubscriberOrders, decode
+from kvatlas.actors.orders import (
+    NAMESPACE,
+    ReuseReport,
+    SubscriberAsks,
+    SubscriberOrders,
+    decode,
+    encode,
+)
 from kvatlas.actors.subscriber.attendance import Attendance, UnreachableError
+from kvatlas.actors.subscriber.holding import HoldAsks, HoldReport
 from kvatlas.actors.subscriber.service import SubscriberService
 from kvatlas.actors.subscriber.settings import SubscriberSettings
 
@@ -102,6 +110,20 @@ class _SubscriberActor:
         service = self._attendance.service
         if service is not None:
             service.reused(decode(report, ReuseReport))
+
+    @ray.method
+    def hold(self, asks: bytes) -> bytes:
+        """HoldAsks -> HoldReport. Raises InputError when another hold stands."""
+        service = self._attendance.service
+        if service is None:
+            return encode(HoldReport(waits_for="its first orders"))
+        return encode(service.hold(decode(asks, HoldAsks)))
+
+    @ray.method
+    def release(self, token: int) -> bool:
+        """End a hold; whether it stood until now."""
+        service = self._attendance.service
+        return service is not None and service.release(token)
 
     def _make(self, orders: SubscriberOrders, part_changed: Callable[[], object]) -> SubscriberService:
         keys = orders.keys if self._settings.transport == "zmq" else None

@@ -1,4 +1,5 @@
 """A subscriber's dealings with the directory: it enlists, reports, follows views, and knows when to end.
+A guest's are the same.
 
 Thread safety: `run` in one thread; `end` from any.
 """
@@ -10,10 +11,16 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from kvatlas.actors.orders import ClusterView, SubscriberAsks, SubscriberOrders, decode, encode
-from kvatlas.actors.subscriber.service import SubscriberService
+from kvatlas.actors.orders import (
+    ClusterView,
+    SubscriberAsks,
+    SubscriberOrders,
+    SubscriberReport,
+    decode,
+    encode,
+)
 from kvatlas.actors.subscriber.settings import SubscriberSettings
 from kvatlas.index.errors import DecodeError, KvatlasError
 
@@ -43,6 +50,30 @@ class Desk(Protocol):
         ...
 
 
+class Attended(Protocol):
+    """What is done between two reports: a `SubscriberService`, or a guest's."""
+
+    session: int
+
+    def start(self, orders: SubscriberOrders) -> object: ...
+    def stop(self) -> None: ...
+    def obey(self, orders: SubscriberOrders) -> None: ...
+    def follow(self, view: ClusterView) -> None: ...
+    def report(self) -> SubscriberReport: ...
+    def not_told(self) -> None: ...
+    @property
+    def is_settled(self) -> bool: ...
+    @property
+    def is_unsteady(self) -> bool: ...
+    @property
+    def is_fenced(self) -> bool: ...
+    @property
+    def failure(self) -> str | None: ...
+
+
+Service = TypeVar("Service", bound=Attended)
+
+
 class Ending(Enum):
     """Why a subscriber ends."""
 
@@ -58,20 +89,20 @@ class Ending(Enum):
         return self in (Ending.DISMISSED, Ending.ORPHANED, Ending.STOPPED)
 
 
-class Attendance:
-    """Drives one `SubscriberService` by what the directory says."""
+class Attendance(Generic[Service]):
+    """Drives one `SubscriberService`, or a guest's, by what the directory says."""
 
     def __init__(
         self,
         asks: SubscriberAsks,
         settings: SubscriberSettings,
         desk: Desk,
-        make: Callable[[SubscriberOrders, Callable[[], object]], SubscriberService],
+        make: Callable[[SubscriberOrders, Callable[[], object]], Service],
         *,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`make` makes the service of first orders and of what to call when its part changes."""
-        self.service: SubscriberService | None = None
+        self.service: Service | None = None
         self.reports_lost = 0
         """Those that the directory has not answered."""
         self._asks = asks
@@ -121,7 +152,7 @@ class Attendance:
             return Ending.DISMISSED if orders.goes else orders
         return Ending.STOPPED
 
-    def _attend(self, service: SubscriberService) -> Ending:
+    def _attend(self, service: Service) -> Ending:
         while not self._stopping.is_set():
             began_s = self._clock_s()
             orders = self._report(service)
@@ -140,12 +171,12 @@ class Attendance:
             self._news.wait(self._pause_s(service, began_s))
         return Ending.STOPPED
 
-    def _pause_s(self, service: SubscriberService, began_s: float) -> float:
+    def _pause_s(self, service: Service, began_s: float) -> float:
         """Until the next report; sooner where others wait for it."""
         period_s = _REPORT_S_MIN if service.is_unsteady else self._settings.report_s
         return max(0.0, began_s + period_s - self._clock_s())
 
-    def _report(self, service: SubscriberService) -> SubscriberOrders | None:
+    def _report(self, service: Service) -> SubscriberOrders | None:
         self._news.clear()
         try:
             orders = decode(self._desk.report(encode(service.report())), SubscriberOrders)
@@ -156,7 +187,7 @@ class Attendance:
         self._gone_since_s = None
         return orders
 
-    def _follow_views(self, service: SubscriberService) -> None:
+    def _follow_views(self, service: Service) -> None:
         since = 0
         while not self._stopping.is_set():
             try:

@@ -24,10 +24,12 @@ import msgspec
 
 from kvatlas.actors.link.link import LinkError, ShardLink
 from kvatlas.actors.orders import ClusterView, Replica
+from kvatlas.actors.subscriber.holding import HoldAsks, Holding, HoldReport
 from kvatlas.actors.subscriber.layout_traffic import LayoutTraffic
 from kvatlas.actors.subscriber.replica_feed import Phase, ReplicaFeed
 from kvatlas.actors.subscriber.settings import OutboxSettings
 from kvatlas.index.errors import KvatlasError
+from kvatlas.index.view import FleetPart
 from kvatlas.ingest.fleet_mirror import Content
 
 _PARTS_PER_STEP = 16
@@ -41,6 +43,11 @@ class ChangeSource(Protocol):
     """Where changes come from: a `FleetMirror`."""
 
     @property
+    def lock(self) -> threading.RLock:
+        """Who holds it sees nothing change."""
+        ...
+
+    @property
     def changed(self) -> threading.Event: ...
     @property
     def lost(self) -> int: ...
@@ -48,6 +55,7 @@ class ChangeSource(Protocol):
     def part_version(self) -> int: ...
     def take(self) -> list[bytes]: ...
     def content(self) -> Iterator[Content]: ...
+    def part(self) -> FleetPart: ...
 
 
 class OutboxStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +67,8 @@ class OutboxStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """What waits for replicas; of the replicas of one shard each counts."""
     counts: dict[str, int]
     """Over all replicas ever fed: deltas, parts and loads sent; unanswered, refused, fenced, unreadable,
-    repeated messages; resyncs, broken_loads, overflows and lost: reasons to load anew."""
+    repeated messages; resyncs, broken_loads, overflows and lost: reasons to load anew; holds, and
+    holds_expired that nobody released."""
 
 
 class Outbox:
@@ -90,6 +99,7 @@ class Outbox:
         self._links: dict[int, ShardLink] = {}
         self._replies: deque[tuple[ReplicaFeed, Future[bytes]]] = deque()  # one a replica
         self._mark = 0
+        self._holding = Holding(clock_s)
         self._lost = mirror.lost
         self._part_version = mirror.part_version
         self._past: Counter[str] = Counter()
@@ -159,10 +169,37 @@ class Outbox:
                 feed.delivered >= mark for feed in self._feeds() if feed.is_loaded
             )
 
+    def hold(self, asks: HoldAsks) -> HoldReport:
+        """Take nothing more until `release`, once these replicas have all that is there; ask again until
+        the report says so. Raises InputError when another hold stands."""
+        mark = self._holding.ask(asks)
+        self._mirror.changed.set()
+        if mark is None:
+            return HoldReport(session=self.session, waits_for="a look at what has come")
+        with self._lock:
+            feeds = {feed.address.incarnation: feed for feed in self._feeds()}
+            late = [
+                number
+                for number in asks.incarnations
+                if number not in feeds or not feeds[number].is_loaded or feeds[number].delivered < mark
+            ]
+        if late:
+            return HoldReport(session=self.session, waits_for=f"answers of {len(late)} replicas")
+        part = self._holding.part
+        if part is None or not self._holding.stands_for(asks.token):
+            return HoldReport(session=self.session, is_over=True, waits_for="nothing: it is over")
+        return HoldReport(session=self.session, is_held=True, part=part)
+
+    def release(self, token: int) -> bool:
+        """End a hold; whether it stood until now."""
+        stood = self._holding.release(token)
+        self._mirror.changed.set()
+        return stood
+
     def statistics(self) -> OutboxStatistics:
         with self._lock:
             feeds = list(self._feeds())
-            counts = Counter(self._past)
+            counts = self._past + self._holding.counts
             for feed in feeds:
                 counts.update(feed.counts)
             return OutboxStatistics(
@@ -179,9 +216,11 @@ class Outbox:
         self._mirror.changed.clear()
         with self._lock:
             self._take_replies()
-            self._take_changes()
-            for traffic in self._layouts.values():
-                self._load(traffic)
+            if not self._holding.stands:
+                self._take_changes()
+            if not self._holding.stands:  # a load takes changes too
+                for traffic in self._layouts.values():
+                    self._load(traffic)
             self._send()
             pause_s = self._pause_s()
         if self._mirror.part_version != self._part_version:
@@ -200,10 +239,13 @@ class Outbox:
             self.failure = error
 
     def _pause_s(self) -> float:
-        if any(traffic.has_room for traffic in self._layouts.values()):
+        wakes = [feed.wakes_at_s for feed in self._feeds()]
+        if self._holding.stands:
+            wakes.append(self._holding.wakes_at_s)
+        elif any(traffic.has_room for traffic in self._layouts.values()):
             return 0.0
-        wakes = [traffic.wakes_at_s for traffic in self._layouts.values()]
-        wakes += [feed.wakes_at_s for feed in self._feeds()]
+        else:
+            wakes += [traffic.wakes_at_s for traffic in self._layouts.values()]
         at_s = min(wakes, default=math.inf)
         return min(_IDLE_S, max(0.0, at_s - self._clock_s()))
 
@@ -224,7 +266,13 @@ class Outbox:
 
     def _take_changes(self) -> None:
         self._mark += 1
-        self._put(self._mirror.take())
+        if self._holding.is_asked:
+            with self._mirror.lock:  # the part is of the moment that the changes end at
+                pieces, part = self._mirror.take(), self._mirror.part()
+            self._put(pieces)
+            self._holding.begin(self._mark, part)
+        else:
+            self._put(self._mirror.take())
         self._look_for_loss()
 
     def _put(self, pieces: list[bytes]) -> None:

@@ -57,6 +57,11 @@ class PodSources:
         return frozenset(self._pods)
 
     @property
+    def servers(self) -> frozenset[str]:
+        """Those among them that are no announcers of a store's files."""
+        return frozenset(name for name, pod in self._pods.items() if pod.announces is None)
+
+    @property
     def hears_others(self) -> bool:
         """Whether a source may speak for pods that are not ordered by name: those that dial, say."""
         return any(source.pod is None for pod in self._pods.values() for source in pod.sources)

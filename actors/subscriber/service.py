@@ -23,6 +23,7 @@ from kvatlas.actors.orders import (
     SubscriberReport,
 )
 from kvatlas.actors.subscriber.checkpoint_keeper import CheckpointKeeper
+from kvatlas.actors.subscriber.holding import HoldAsks, HoldReport
 from kvatlas.actors.subscriber.outbox import Outbox, OutboxStatistics
 from kvatlas.actors.subscriber.pod_sources import PodSources
 from kvatlas.actors.subscriber.settings import SubscriberSettings
@@ -194,6 +195,14 @@ class SubscriberService:
         }
         self._bytes = sum(worker.mirror_bytes for worker in mirror.workers) + outbox.queued_bytes
 
+    def hold(self, asks: HoldAsks) -> HoldReport:
+        """Send nothing that comes from now on, until `release`; as `Outbox.hold`."""
+        return self.outbox.hold(asks)
+
+    def release(self, token: int) -> bool:
+        """End a hold; whether it stood until now."""
+        return self.outbox.release(token)
+
     def reused(self, report: ReuseReport) -> None:
         """What workers have reused, as a router has seen it; unknown ones are ignored."""
         for worker in report.workers:
@@ -237,7 +246,7 @@ class SubscriberService:
 
     def _all_heard(self, part: FleetPart) -> bool:
         named = {worker.pod for worker in part.workers}
-        return not self.mirror.unheard() and self._sources.pods <= named
+        return not self.mirror.unheard() and self._sources.servers <= named
 
     # What it knows of itself.
 

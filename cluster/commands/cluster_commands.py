@@ -43,6 +43,10 @@ def up(
     gateway: Annotated[
         bool, typer.Option("--gateway", help="With the gateway on Ray Serve, see docs/gateway.md.")
     ] = False,
+    follow_dumps: Annotated[
+        Path | None,
+        typer.Option("--follow-dumps", help="Show the newest dump of this folder until servers are heard."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only read the configuration, and print what is no default.")
     ] = False,
@@ -64,7 +68,7 @@ def up(
         if check:
             typer.echo(to_yaml(read), nl=False)
             return
-        _start(read, address, wait_s, console)
+        _start(read, address, wait_s, console, follow_dumps)
 
 
 def scale(
@@ -114,13 +118,17 @@ def down(name: Cluster = DEFAULT_CLUSTER, address: Address = DEFAULT_ADDRESS) ->
         typer.echo(f"{name}: down")
 
 
-def _start(config: ClusterConfig, address: str, wait_s: float, console: Console) -> None:
+def _start(config: ClusterConfig, address: str, wait_s: float, console: Console, dumps: Path | None) -> None:
     reach(address)
     from kvatlas.cluster import launch
 
     with console.status(f"starting {config.name}"):
         client = launch.start(config, address=address, ready_s_max=wait_s)
     with client:
+        if dumps is not None:
+            from kvatlas.cluster.standby.following import follow_dumps
+
+            follow_dumps(config.name, dumps)
         _say(console, client.status())
         if config.gateway.replicas:
             path = config.gateway.route_prefix.rstrip("/")

@@ -9,8 +9,8 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from kvatlas.cluster.commands.names import name_cell
 from kvatlas.cluster.commands.options import (
     DEFAULT_ADDRESS,
     DEFAULT_CLUSTER,
@@ -118,7 +118,7 @@ def list_pods(
     )
     for pod in known:
         cells = (pod.pod, pod.model or "", pod.state, pod.why, pod.found_by, pod.subscriber, pod.serves)
-        table.add_row(*map(Text, cells))  # names are not markup
+        table.add_row(*map(name_cell, cells))
     Console().print(table if known else f"{name}: no pods", highlight=False)
 
 

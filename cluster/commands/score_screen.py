@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kvatlas.cluster.commands.names import name_cell
 from kvatlas.cluster.commands.status_screen import STATE_STYLES
 from kvatlas.cluster.quantities import shown_number_of, shown_share
 from kvatlas.index.scores import Explanation, Match, Scores
@@ -83,14 +84,14 @@ def _table(matches: list[Match], scored: ScoredPrompt) -> Table:
     for match in matches[:_ROWS_MAX]:
         share = match.cached_tokens / max(scored.explanation.prompt_tokens, 1)
         table.add_row(
-            Text(match.pod, overflow="ellipsis"),
+            name_cell(match.pod),
             *([str(match.rank)] if has_ranks else ()),
             f"{match.score:.1f}",
             str(match.cached_tokens),
             shown_share(share),
             ", ".join(f"{tier} {count}" for tier, count in match.tier_blocks.items()),
             Text(match.truth, STATE_STYLES.get(match.truth, "")),
-            Text(reasons.get((match.pod, match.rank), ""), overflow="ellipsis"),
+            name_cell(reasons.get((match.pod, match.rank), "")),
         )
     if len(matches) > _ROWS_MAX:
         table.caption = f"and {len(matches) - _ROWS_MAX} more: --json shows all"

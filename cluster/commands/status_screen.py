@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from kvatlas.cluster.commands.names import name_cell
 from kvatlas.cluster.quantities import shown_bytes, shown_count, shown_duration, shown_number_of
 from kvatlas.index.view import WorkerView
 
@@ -161,11 +162,11 @@ def _workers(workers: Sequence[WorkerView]) -> Table:
     worst_first = sorted(workers, key=lambda worker: (-_RANKS.get(worker.state, 9), worker.pod, worker.rank))
     for worker in worst_first[:_ROWS_MAX]:
         table.add_row(
-            Text(worker.pod, overflow="ellipsis"),
+            name_cell(worker.pod),
             str(worker.rank),
-            Text(worker.model, overflow="ellipsis"),
+            name_cell(worker.model),
             Text(worker.state, STATE_STYLES.get(worker.state, "")),
-            Text("; ".join(worker.doubts[:2]), overflow="ellipsis"),
+            name_cell("; ".join(worker.doubts[:2])),
         )
     _note_rest(table, len(workers))
     return table
@@ -178,7 +179,7 @@ def _waiting(status: ClusterStatus) -> Table:
     table = _table("pods that are not followed", "pod", "state", "why", "found by")
     waiting = [pod for pod in status.pods if pod.state != "following"]
     for pod in waiting[:_ROWS_MAX]:
-        table.add_row(Text(pod.pod), pod.state, Text(pod.why), Text(pod.found_by))
+        table.add_row(name_cell(pod.pod), pod.state, name_cell(pod.why), name_cell(pod.found_by))
     _note_rest(table, len(waiting))
     return table
 

@@ -74,6 +74,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 _PLAIN = AtlasConfig()
 ELSEWHERE = {
+    "index": "a cluster's index is its shards",
     "shards": "the number of shards is shards.count",
     "table_bytes_max": "a shard's budget is shards.table_bytes_max",
     "default_pod": "a source names its pod in discovery",

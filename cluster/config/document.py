@@ -24,9 +24,30 @@ from kvatlas.cluster.config.ranges import hints_of
 from kvatlas.cluster.config.secret_texts import is_secret
 from kvatlas.cluster.config.writing import default_of
 from kvatlas.index.errors import ConfigError
+from kvatlas.index.remote.connection.settings import RemoteSettings
+from kvatlas.index.remote.fleet.settings import SharingSettings
 from kvatlas.ingest.config import AtlasConfig
+from kvatlas.ingest.index_config import IndexConfig
+from kvatlas.offload.capacity.limits import CapacityLimits
+from kvatlas.offload.evicting.settings import AnnouncedModel, EvictSettings, StoreToEvict
+from kvatlas.offload.storing.settings import StorageSettings
+from kvatlas.offload.window.settings import WindowSettings
 
 _MARK = "<!-- What follows is made from the structs in cluster/config by `make docs`: change it there. -->"
+
+
+OFFLOAD: tuple[tuple[str, type[msgspec.Struct]], ...] = (
+    ("Offload: a store", StorageSettings),
+    ("Offload: the window", WindowSettings),
+    ("The evict service", EvictSettings),
+    ("The evict service: stores[]", StoreToEvict),
+    ("The evict service: stores[].limits", CapacityLimits),
+    ("The evict service: stores[].announce[]", AnnouncedModel),
+    ("An embedded atlas: index", IndexConfig),
+    ("An embedded atlas: index.server", RemoteSettings),
+    ("An embedded atlas: index.sharing", SharingSettings),
+)
+"""What is configured elsewhere: in a model server's connector, in `kvatlas evict -c`, in code."""
 
 
 def document(page: str) -> str:
@@ -39,6 +60,8 @@ def document(page: str) -> str:
     for path, kind in sections(ClusterConfig, ""):
         if first_at.setdefault(kind, path) == path:
             lines += _section(path, kind, first_at)
+    for title, kind in OFFLOAD:
+        lines += _section(title, kind, {})
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -166,7 +189,7 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
         return "below"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if "bytes" in field.name and isinstance(value, int) and value % (1 << 20) == 0:
+    if "bytes" in field.name and isinstance(value, int) and value and value % (1 << 20) == 0:
         return f"{value} ({_binary(value)})"
     if isinstance(value, (dict, tuple)):
         return "none" if not value else f"`{value}`"

@@ -114,3 +114,16 @@ def test_a_storm_of_pods_makes_no_storm_of_subscribers() -> None:
     assert len(assignments.subscribers) == 8
     assert Counter(assignments.subscriber_of.values()).most_common(1)[0][1] == 125
     assert assignments.counts["pods_beyond"] >= 1_000 - 8 * 16
+
+
+def test_who_announces_a_store_goes_where_its_readers_are() -> None:
+    assignments = Assignments(1, 99, near_pods=False)
+    pods = [pod("p1", stores=("s1",)), pod("p2", stores=("s2",)), pod("store:s2#evictor")]
+    named = DiscoveredPod(
+        pod="any name",
+        sources=(SourceConfig(endpoint="tcp://any:5557"),),
+        settings=PodConfig(stores=("s1",), announces=True),
+    )
+    assignments.update({one.pod: one for one in (*pods, named)}, NODES)
+    of = assignments.subscriber_of
+    assert of["store:s2#evictor"] == of["p2"] != of["p1"] == of["any name"]

@@ -359,3 +359,9 @@ def test_a_state_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
     FileKeeper(tmp_path).put("state", b"\x81\xa1x\x01")
     rig.lose_directory()
     assert rig.service.layouts.serving.number == 2
+
+
+def test_readers_are_not_told_of_announcers_as_pods_that_serve(rig: DirectoryRig) -> None:
+    rig.follow("a", "store:nfs#evictor")
+    assert [told.pod for told in rig.service.view().pods or ()] == ["a"]
+    assert set(rig.service.assignments.subscriber_of) == {"a", "store:nfs#evictor"}

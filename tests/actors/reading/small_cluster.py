@@ -227,7 +227,7 @@ class SmallCluster:
         self.mirror.close()
 
 
-PROMPT = list(range(16 * 500))
+PROMPT = list(range(1000, 1000 + 16 * 500))
 BLOCKS = 499.0
 """Of the prompt: its last one is computed again."""
 
@@ -237,6 +237,7 @@ def holding_prompt(folder: Path) -> SmallCluster:
     made = SmallCluster(2, folder)
     made.mirror.ingest(b"kv@a@m", 0, batch(stored(list(range(1, 501)), PROMPT)))
     made.feed()
+    assert all(shard.service.table.statistics()["entries"] for shard in made.shards)
     return made
 
 

@@ -28,8 +28,10 @@ class TalkingMirror:
 
     def __init__(self, mirror: FleetMirror) -> None:
         self._mirror = mirror
+        self.lock = mirror.lock
         self.changed = mirror.changed
         self.take = mirror.take
+        self.part = mirror.part
         self.waiting: deque[Callable[[], None]] = deque()
         """What servers will say, one before each part of a content."""
 

@@ -164,6 +164,17 @@ def test_hostile_names_do_not_break_the_screen(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_names_that_steer_a_terminal_are_shown_and_not_sent() -> None:
+    pod = PodStatus(
+        pod="a\x1b]0;x\x07", state="held", why="\x9b2J", found_by="\u202e", model=None, subscriber=""
+    )
+    worker = WorkerView(number=1, pod="b\x1b[2J", rank=0, model="m\r", state="BLIND", doubts=("\x1b[31m",))
+    text = shown(msgspec.structs.replace(STATUS, pods=(pod,)), (worker,))
+    assert all(letter.isprintable() or letter == "\n" for letter in text), ascii(text)
+    assert "a\\x1b]0;x\\x07" in text
+    assert "b\\x1b[2J" in text
+
+
 def test_a_cluster_in_a_line() -> None:
     assert told(STATUS) == (
         "layout 3 serving: 2 of 2 processes up, 1 whole, layout 4 building: 2 of 4 processes up, 0 whole; "

@@ -1,0 +1,136 @@
+"""A cluster that shows the newest dump of a folder, as far as its subscribers have heard nothing yet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from kvatlas.actors.orders import GUEST, NAMESPACE, encode
+from kvatlas.actors.reading.connection import DirectoryCalls
+from kvatlas.cluster.moving.loading import drop_loaded, load_into
+from kvatlas.cluster.standby.dump_folder import DumpFolder
+from kvatlas.index.dumps.dump_file import DumpReader
+from kvatlas.index.errors import ClusterError, KvatlasError
+
+SESSION = f"{GUEST}followed"
+"""Of what is shown; not that of a dump that was loaded by hand."""
+FOLLOWER = f"{GUEST}follower"
+LOOK_S = 2.0
+"""Between two looks at the folder."""
+
+_log = logging.getLogger(__name__)
+
+
+class FollowerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How following goes."""
+
+    folder: str
+    created_s: float
+    """When the dump that is shown was made, seconds since 1970; 0: none is."""
+    says: str
+    """What became of the last attempt."""
+    counts: dict[str, int]
+
+
+class _FollowerActor:
+    """Looks at the folder of its node in a thread of its own. Ray starts it again; then it loads anew."""
+
+    def __init__(self, cluster: str, folder: str) -> None:
+        self._calls = DirectoryCalls(cluster)
+        self._folder = folder
+        self._dumps = DumpFolder(folder, self._load)
+        self._over = threading.Event()
+        threading.Thread(target=self._run, name="kvatlas-follower", daemon=True).start()
+
+    @ray.method
+    def ping(self) -> int:
+        """Its process id."""
+        return os.getpid()
+
+    @ray.method
+    def report(self) -> bytes:
+        """FollowerReport."""
+        dumps = self._dumps
+        return encode(
+            FollowerReport(
+                folder=self._folder,
+                created_s=dumps.loaded_s,
+                says=dumps.says,
+                counts=dict(dumps.counts),
+            )
+        )
+
+    def _load(self, reader: DumpReader) -> None:
+        load_into(self._calls, reader, session=SESSION)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                if not _is_shown(self._calls.cluster):
+                    self._dumps.forget()
+                self._dumps.step()
+            except KvatlasError as error:
+                _log.warning("dumps of %s are not followed just now: %s", self._folder, error)
+            except Exception:  # of Ray, which has many kinds
+                _log.exception("dumps of %s are not followed just now", self._folder)
+            self._over.wait(LOOK_S)
+
+
+FollowerActor = ray.remote(_FollowerActor)
+
+
+def _is_shown(cluster: str) -> bool:
+    """Whether the actor that keeps what was loaded is there."""
+    try:
+        ray.get_actor(f"{cluster}/{SESSION}", namespace=NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def follow_dumps(cluster: str, folder: str | Path) -> None:
+    """Have a running cluster show the newest dump of a folder from now on, also after this process.
+
+    The folder is read on the node of this process. What was followed before is not any more.
+    """
+    stop_following(cluster)
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options: dict[str, Any] = {
+        "name": f"{cluster}/{FOLLOWER}",
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "max_restarts": -1,
+        "num_cpus": 0,
+        "scheduling_strategy": node,
+    }
+    actor = FollowerActor.options(**options).remote(cluster, str(Path(folder).absolute()))
+    ray.get(actor.ping.remote())
+
+
+def following(cluster: str) -> FollowerReport:
+    """How following goes. Raises ClusterError where no folder is followed."""
+    told: bytes = ray.get(_actor(cluster).report.remote())
+    return msgspec.msgpack.decode(told, type=FollowerReport)
+
+
+def stop_following(cluster: str) -> None:
+    """Follow no more, and show nothing of what was. Fine where nothing is followed."""
+    try:
+        ray.kill(_actor(cluster), no_restart=True)
+        drop_loaded(DirectoryCalls(cluster), SESSION)
+    except ClusterError:
+        return
+
+
+def _actor(cluster: str) -> Any:
+    try:
+        return ray.get_actor(f"{cluster}/{FOLLOWER}", namespace=NAMESPACE)
+    except ValueError as error:
+        raise ClusterError(f"cluster {cluster!r}: expected a folder to be followed, none is") from error
