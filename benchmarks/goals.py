@@ -53,6 +53,19 @@ def times_the_peer(what: str, rows: Sequence[str], must: float, aim: float) -> G
     return Goal(what, f"{must:g}x", f"{aim:g}x", judge)
 
 
+def share_of_the_peer(what: str, rows: Sequence[str], must: float, aim: float) -> Goal:
+    """So much of what the peer reaches, which is the limit, in the worst of the rows."""
+
+    def judge(results: Results) -> Outcome:
+        worst = min((results[row] for row in rows), key=lambda r: r.ratio or 0.0)
+        if worst.ratio is None:
+            return Outcome(_pair(worst), "", None, None)
+        measured = f"{_pair(worst)}: {worst.ratio:.2f} ({worst.what.partition(' (')[0]})"
+        return Outcome(measured, _peer_pair(worst), worst.ratio / must, worst.ratio / aim)
+
+    return Goal(what, f"{must:g}", f"{aim:g}", judge)
+
+
 def rate(what: str, row: str, must: float, aim: float, times_peer: float = 0) -> Goal:
     """So many million blocks a second, and so many times the peer's."""
 
@@ -287,4 +300,81 @@ GOALS = (
         "TTFT p50 and p90 of chats, 8 pods in simulated time; peer: its cost formula",
         ["routing/chats/weighted/p50", "routing/chats/weighted/p90"],
     ),
+    share_of_the_peer(
+        "files of 2 MB chunks, times vLLM's fs tier: many jobs at once",
+        [f"files/{direction}/many/{depth}/fs" for direction in ("store", "load") for depth in (8, 32)],
+        1.2,
+        2,
+    ),
+    share_of_the_peer(
+        "the same, one job: a request's chunks",
+        [f"files/{direction}/one/32/fs" for direction in ("store", "load")],
+        1.2,
+        2,
+    ),
+    share_of_the_peer(
+        "the same beside a plain C loop at the same depth",
+        [
+            f"files/{direction}/{kind}/plain"
+            for direction in ("store", "load")
+            for kind in ("many/8", "many/32", "one/32")
+        ],
+        0.8,
+        0.95,
+    ),
+    at_most("lookup of a chunk in host memory, us", ["lookup/pinned"], 20, 2),
+    none_of("system calls of 2 048 such lookups", ["lookup/calls"]),
+    share_of_the_peer(
+        "throughput with checksums, of that without", ["checksum/store", "checksum/load"], 0.9, 0.97
+    ),
+    share_of_the_peer(
+        "CPU copy path, of memcpy",
+        [
+            f"copies/{direction}/{page}k/{threads}"
+            for direction in ("store", "load")
+            for page in (2, 16, 64, 512)
+            for threads in (1, 2)
+        ],
+        0.8,
+        0.95,
+    ),
+    at_most(
+        "engine core held by the tier in a step of 64 requests with 32 chunks: p50, ms",
+        [f"step/tier/{kind}/p50" for kind in ("unknown", "absent", "present")],
+        1,
+        0.2,
+    ),
+    at_most(
+        "the same in a step without lookups: p50 and p99, ms",
+        ["step/tier/quiet/p50", "step/tier/quiet/p99"],
+        1,
+        0.2,
+    ),
+    stated(
+        "store of 100 000 files: inventory, crawl, eviction",
+        ["evict/walk", "evict/crawl/4", "evict/delete/4"],
+    ),
+    at_most("match through Redis, 512 blocks, us", [f"remote/match/{pods}" for pods in (8, 64)], 1500, 500),
+    times_the_peer(
+        "the same beside llm-d's way, an HKEYS for each key",
+        [f"remote/match/{pods}" for pods in (8, 64)],
+        3,
+        10,
+    ),
+    *(
+        rate(f"told to Redis, {blocks} blocks an event", f"remote/apply/{blocks}", 0.3, 1)
+        for blocks in (512, 16, 1)
+    ),
+    rate("told to Redis, 1 block an event, each of another sequence", "remote/apply/sparse", 0.3, 0.5),
+    at_most("dump and load of 1 M pairs, s", [f"dump/{fleet}/both" for fleet in ("8", "64")], 0.3),
+    at_most("size of a dump of 1 M pairs, MB", [f"dump/{fleet}/MB" for fleet in ("8", "64")], 30),
+    at_most("slowest apply while it is written, ms", [f"dump/{fleet}/wait" for fleet in ("8", "64")], 10),
+    at_most_the_other(
+        "missed at half the needed memory, a conversation trace, beside LRU",
+        ["budget/trace/50%/LRU/missed"],
+        1,
+        0.9,
+        other="LRU",
+    ),
+    stated("a cluster's dump under load, and a load of it, s", ["moving/dump", "moving/load again"]),
 )

@@ -45,6 +45,16 @@ ROWS_OF = {
     "bench_serve_router.py": ("serve",),
     "bench_routing.py": ("routing",),
     "bench_proxy.py": ("proxy",),
+    "bench_copies.py": ("copies",),
+    "bench_offload_files.py": ("files",),
+    "bench_offload_lookup.py": ("lookup",),
+    "bench_offload_checksum.py": ("checksum",),
+    "bench_offload_step.py": ("step",),
+    "bench_offload_eviction.py": ("evict",),
+    "bench_remote.py": ("remote",),
+    "bench_dump.py": ("dump",),
+    "bench_moving.py": ("moving",),
+    "bench_budget.py": ("budget",),
 }
 """Which script measures which rows, by what their names begin with."""
 
