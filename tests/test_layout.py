@@ -24,7 +24,7 @@ FORBIDDEN = {
     "actors": ("kvatlas.cluster",),
     "cluster": (),
 }
-ALLOWED = {"offload": ("kvatlas.index.keys",)}
+ALLOWED = {"offload": ("kvatlas.index.keys", "kvatlas.index.errors")}
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -54,7 +54,22 @@ def test_wheel_holds_nothing_but_the_package_and_its_metadata(wheel: Path) -> No
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert all(name.startswith("kvatlas/") for name in names)
-    assert {Path(name).suffix for name in names} <= {".proto", ".py", ".pyi", ".so", ".typed"}
+    assert {Path(name).suffix for name in names} <= {".lua", ".proto", ".py", ".pyi", ".so", ".typed"}
+
+
+def test_wheel_holds_the_scripts_that_run_in_a_server(wheel: Path) -> None:
+    scripts = {str(path.relative_to(ROOT)) for path in (ROOT / "index").rglob("*.lua")}
+    assert scripts
+    with zipfile.ZipFile(wheel) as archive:
+        assert {f"kvatlas/{name}" for name in scripts} <= set(archive.namelist())
+
+
+def test_wheel_and_tree_hold_the_same_scripts_of_servers(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = {name for name in archive.namelist() if name.endswith(".lua")}
+    assert (
+        shipped == {f"kvatlas/{path.relative_to(ROOT)}" for path in (ROOT / "index").rglob("*.lua")} != set()
+    )
 
 
 def test_unpacked_wheel_imports_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:
@@ -80,5 +95,6 @@ def test_sdist_keeps_the_links_as_links_and_holds_the_native_sources(tmp_path: P
         link = members[f"src/kvatlas/{folder}"]
         assert link.issym() and link.linkname == f"../../{folder}"
     natives = {f"{folder}/native/module.cpp" for folder in ("index", "ingest", "tokenize")}
-    needed = {*natives, "CMakeLists.txt", "LICENSE"}
+    scripts = {str(path.relative_to(ROOT)) for path in (ROOT / "index").rglob("*.lua")}
+    needed = {*natives, *scripts, "CMakeLists.txt", "LICENSE"}
     assert needed <= set(members)

@@ -16,7 +16,9 @@ import msgspec
 import pytest
 
 from kvatlas import Atlas, TokenizeConfig
+from kvatlas.actors.guest.guest_service import GuestService
 from kvatlas.actors.link.links import Links
+from kvatlas.actors.moving.loaded_dump import LoadedDump
 from kvatlas.actors.orders import (
     ClusterView,
     Layout,
@@ -33,6 +35,7 @@ from kvatlas.cluster.demo.demo_atlas import EmbeddedAtlas
 from kvatlas.cluster.demo.demo_run import DemoConfig, DemoRun
 from kvatlas.cluster.demo.fleet import Fleet, FleetConfig
 from kvatlas.cluster.demo.traffic import TrafficConfig, generate_turns
+from kvatlas.index.dumps.dump_file import DumpReader
 from kvatlas.ingest.discovery.pods import DiscoveredPod, encode_pod
 from kvatlas.ingest.simulator.server import SimulatedServer
 from kvatlas.ingest.sockets.source_config import SourceConfig
@@ -40,9 +43,17 @@ from tests.actors.link.link_peers import wait_until
 from tests.actors.loads.books import loads, reserve
 from tests.actors.loads.routers import QUICK, routers
 from tests.actors.loads.routers import Fleet as Routers
+from tests.actors.moving.cut_rig import CutRig
 from tests.actors.reading.small_cluster import ELSEWHERE, HERE, KEYS, SEED, SETTINGS, Board, ShardAtHand
 from tests.e2e.chat_tokenizer import write_chat_tokenizer
 from tests.index.choosing.small_fleet import SmallFleet, prompt
+from tests.ingest.plain_batches import batch, stored
+from tests.ingest.remote.shared_atlas import MODEL, TOKENS, new_atlas, new_reader, settle
+from tests.ingest.remote.shared_atlas import closing as closing_atlases
+from tests.offload.storing.files_at_hand import open_process
+from tests.servers.fixtures import redis_server as redis_server
+from tests.servers.fixtures import shared_servers as shared_servers
+from tests.servers.redis_server import RedisServer
 from tests.test_layout import ROOT
 
 STEP = re.compile(r"`([\w/]+\.(?:py|cpp|hpp)):([\w.]+)`")
@@ -53,6 +64,8 @@ SESSION = 1
 FETCHER = "actors/reading/fetcher.py"
 ASKING = (FETCHER, "actors/shard/service.py")
 """What is passed only on the way to a shard on another node."""
+ON_RAY = ("cluster/moving/loading.py",)
+"""What a load passes before its content is where no Ray is needed."""
 
 Step = tuple[str, str]
 
@@ -144,7 +157,10 @@ def test_what_pages_name_by_file_and_function_exists() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("walk", ["write", "read", "choose", "feed", "ask", "share", "chat"])
+@pytest.mark.parametrize(
+    "walk",
+    ["write", "read", "choose", "feed", "ask", "share", "chat", "host", "dump", "load", "keep", "fetch"],
+)
 def test_a_walk_takes_at_most_six_files(walk: str) -> None:
     assert 3 <= len({file for file, _ in walks()[walk]}) <= 6
 
@@ -211,6 +227,92 @@ def test_python_steps_of_a_load_from_book_to_book_are_called_in_their_order() ->
         reserve(first.book, "a", "request")
         wait_until(lambda: loads(second.book) == loads(first.book) != {})
     assert calls.missed("share") is None
+
+
+def test_python_steps_of_a_walk_through_a_server_are_called_in_their_order_and_without_ray(
+    redis_server: RedisServer,
+) -> None:
+    calls = Calls()
+    ray_before = "ray" in sys.modules
+    with calls.of_threads_to_come():
+        atlas = new_atlas(redis_server)
+    reader = new_reader(redis_server)
+    with closing_atlases(atlas, reader):
+        settle(atlas, reader=reader)
+        calls.called.clear()  # of the empty load
+        atlas.ingest(b"kv@a@m", 0, batch(stored([1, 2], TOKENS[:32])))
+        settle(atlas, reader=reader)
+        with calls.of_this_thread():
+            assert dict(reader.score(TOKENS, model=MODEL)) == {"a": 2.0}
+        assert calls.missed("host") is None
+    assert ("ray" in sys.modules) == ray_before
+
+
+class RigAsDesk:
+    """A cut's sessions and shards, where Ray would have found them."""
+
+    secrets = ReaderSecrets(hash_seed="seed", algorithm="fold64", tier_weights={}, keys=KEYS, view_s_max=60.0)
+
+    def __init__(self, rig: CutRig) -> None:
+        self.view, self.hold, self.release, self.link = rig.view, rig.hold, rig.release, rig.link
+
+    def __enter__(self) -> RigAsDesk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_python_steps_of_a_dump_are_called_in_their_order_and_it_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kvatlas.cluster.moving import dumping  # imports Ray
+
+    calls = Calls()
+    with ExitStack() as closing:
+        with calls.of_threads_to_come():
+            there, here = CutRig(), CutRig(n_sessions=0, n_shards=2)
+            for rig in (there, here):
+                closing.callback(rig.close)
+            orders = SubscriberOrders(session=70, lanes=(Lease(300, 50),), workers=(Lease(900, 50),))
+            guest = GuestService("guest/dump", orders, open_link=here.links.open)
+            closing.callback(guest.stop)
+            guest.start(orders)
+        monkeypatch.setattr(dumping, "ClusterDesk", lambda _: RigAsDesk(there))
+        calls.called.clear()
+        with calls.of_this_thread():
+            report = dumping.dump_cluster(None, tmp_path / "dump")  # type: ignore[arg-type] # pyright: ignore
+        assert (report.workers, report.pairs) == (4, 12)
+        assert calls.missed("dump") is None
+
+        guest.follow(here.shards.view(70))
+        loaded = LoadedDump(guest)
+        calls.called.clear()
+        with calls.of_this_thread(), DumpReader(tmp_path / "dump") as dump:
+            loaded.load(dump.meta.parts, list(dump), dump.meta.created_s)
+        guest.wait_delivered(20.0)
+        wait_until(lambda: calls.missed("load", but=ON_RAY) is None)
+        assert sum(shard.service.table.statistics()["entries"] for shard in here.shards.shards) == 12
+
+
+def test_python_steps_of_a_chunks_walks_are_called_in_their_order_and_without_ray(tmp_path: Path) -> None:
+    calls = Calls()
+    ray_before = "ray" in sys.modules
+    writer, reader = (open_process(tmp_path / "store", inventory=False) for _ in range(2))
+    try:
+        with calls.of_this_thread():
+            assert len(writer.store(1, 2).ok) == 2
+        assert calls.missed("keep") is None
+        calls.called.clear()
+        with calls.of_this_thread():
+            reader.lookup(1, 2)
+            assert len(reader.load(1, 2).ok) == 2
+        assert calls.missed("fetch") is None
+        assert reader.holds(1, 2)
+    finally:
+        for process in (writer, reader):
+            process.storage.close()
+    assert ("ray" in sys.modules) == ray_before
 
 
 class ClusterInThisProcess:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.observed_server import ObservedServer, Observer
 from tests.e2e.vllm_server import VllmServer, write_tiny_model
+from tests.e2e.warm_servers import WarmVllm
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +25,14 @@ def vllm_python() -> str:
 @pytest.fixture(scope="session")
 def tiny_model(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(vllm_python, tmp_path_factory.mktemp("tiny"), "plain")
+
+
+@pytest.fixture(scope="session")
+def warm(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmVllm]:
+    """What servers that start in seconds are forks of."""
+    one = WarmVllm(vllm_python, tmp_path_factory.mktemp("warm"))
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")
