@@ -46,14 +46,14 @@ def _store_in_two_seconds(rig: Rig) -> None:
     newest_s = _newest_s(rig)
 
     def is_later() -> bool:
-        rig.store(10, 11)
+        rig.store(10)
         if _newest_s(rig) > newest_s:
             return True
         rig.server.request("DELETE", f"/kv-chunks/{PART}/{_name(10)}")
-        rig.server.request("DELETE", f"/kv-chunks/{PART}/{_name(11)}")
         return False
 
     wait_for(is_later)
+    rig.store(11)
 
 
 def _newest_s(rig: Rig) -> float:
