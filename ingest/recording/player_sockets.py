@@ -187,13 +187,13 @@ class SocketPlayer:
         """False when stopped while a subscriber was slow."""
         if one.batch is None:
             self._counts["malformed"] += 1
+        if one.batch is not None and not one.is_known:  # first: whoever has heard it may ask for it at once
+            self._outlets[one.source.endpoint].offer(one.batch)
         if one.message.frames:
             while not self._outlets[one.source.endpoint].publish(list(one.message.frames)):
                 if self._stopping.is_set():
                     return False
             self._counts["played"] += 1
-        if one.batch is not None and not one.is_known:
-            self._outlets[one.source.endpoint].offer(one.batch)
         return True
 
     def _offer(self, one: Told) -> None:

@@ -107,17 +107,15 @@ class SimulatedPublisher:
             socket = None if self._is_cut else self._opened()
             sequence = self._sequence
             self._sequence += 1
-            if socket is None:
+            loses = socket is not None and self._losing > 0
+            self._losing -= loses
+            if not (loses and self._losing_for_good):
+                self._replay.append(sequence, payload)  # first: whoever has heard it may ask for it at once
+            if socket is None or loses:
                 self._lost += 1
-            elif self._losing:
-                self._losing -= 1
-                self._lost += 1
-                if self._losing_for_good:
-                    return sequence
             else:
                 socket.send_multipart((self._topic, sequence.to_bytes(8, "big"), payload))
                 self._published += 1
-            self._replay.append(sequence, payload)
             if socket is not None:
                 self._count_subscribers(socket)
             return sequence

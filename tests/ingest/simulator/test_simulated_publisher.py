@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from kvatlas.index.errors import ConfigError, KvatlasError
+from kvatlas.ingest.publishing.replay_socket import ReplaySocket
 from kvatlas.ingest.simulator.publisher import SimulatedPublisher
 from tests.ingest.zmq_peers import (
     END_OF_REPLAY,
@@ -107,6 +108,23 @@ def test_replay_sends_everything_from_the_number_asked_for_and_an_end(
     assert received(socket) == [b"", b"", END_OF_REPLAY, b""]
 
 
+def test_a_batch_can_be_replayed_before_anybody_hears_it(
+    peers: Peers, publisher: SimulatedPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the real one, whose thread sends, keeps and answers in turns: who asks at once is not told that
+    the batch does not exist, which would be another incarnation's word."""
+    subscriber, keep, heard = peers.subscribed(publisher), ReplaySocket.append, []
+
+    def append(kept: ReplaySocket, sequence: int, payload: bytes) -> None:
+        heard.append(subscriber.poll(100))
+        keep(kept, sequence, payload)
+
+    monkeypatch.setattr(ReplaySocket, "append", append)
+    publisher.publish(b"a")
+    assert heard == [0]
+    assert received(subscriber)[2] == b"a"
+
+
 def test_replay_of_older_releases_has_no_topic(peers: Peers) -> None:
     with SimulatedPublisher("t", topic_in_replay=False) as publisher:
         publisher.publish(b"a")
@@ -164,6 +182,7 @@ def test_peer_that_does_not_read_loses_replies_silently_at_the_high_water_mark(
         while publisher.statistics().replays == 0:
             assert time.monotonic() < deadline_s
         assert publisher.statistics().replayed == count
+        assert slow.poll(int(WAIT_S * 1000)), "nothing came"
         sequences = []
         while slow.poll(200):
             sequences.append(slow.recv_multipart()[2])
