@@ -32,7 +32,7 @@ def settings(url: str) -> RemoteSettings:
         namespace="kvatlas",
         ttl_s=24 * 3600,  # what nobody stored or read for a day is forgotten
         blocks_max=50_000_000,
-        timeout_ms=50,  # what a router may lose to a slow server
+        timeout_ms=1000,  # what a router may lose to a slow server; 20 to 100 where it has better to do
         write_timeout_ms=2000,
     )
 
