@@ -4,7 +4,6 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
-#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -13,30 +12,21 @@
 
 #include "index/native/bind_arrays.hpp"
 #include "index/native/error.hpp"
+#include "index/native/llmd_batch.hpp"
 #include "index/native/remote_answer.hpp"
 #include "index/native/remote_batch.hpp"
+#include "index/native/remote_names.hpp"
 
 namespace nb = nanobind;
 
 namespace kvatlas {
 namespace {
 
-nb::bytes bytes_of(const std::vector<uint8_t>& bytes) { return nb::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size()); }
-
-nb::object array_of_u32(const std::vector<uint32_t>& numbers) {
-  const NewArray out = new_array(Dtype::uint32, numbers.size());
-  if (!numbers.empty()) std::memcpy(out.data, numbers.data(), 4 * numbers.size());
-  return out.array;
-}
-
-// The keys of a bucket's segments on the server. Source: docs/remote_format.md.
 nb::list names_of(const std::string& space, uint32_t bucket, const std::vector<uint32_t>& tags) {
-  const std::string prefix = "{" + space + ":" + std::to_string(bucket) + "}:s:";
+  SegmentNames names(space, bucket);
   nb::list out;
   for (const uint32_t tag : tags) {
-    char digits[9];
-    std::snprintf(digits, sizeof digits, "%08x", tag);
-    const std::string name = prefix + digits;
+    const std::string& name = names.of(tag);
     out.append(nb::bytes(name.data(), name.size()));
   }
   return out;
@@ -61,12 +51,18 @@ nb::list pack(nb::handle delta, nb::dict phys_of, uint32_t n_buckets, const std:
   for (const auto [lane, phys] : phys_of) map[nb::cast<uint32_t>(lane)] = nb::cast<uint32_t>(phys);
   for (const auto& [lane, phys] : map)
     if (phys == 0 || phys > kRemotePhysMax) throw Error(ErrorKind::input, "phys_of[" + std::to_string(lane) + "]: expected 1 to 2^24-1, got " + std::to_string(phys));
+  std::vector<std::string> names;
   const std::vector<RemoteCall> calls = [&] {
     nb::gil_scoped_release unlocked;
-    return remote_pack(span.data(), span.size(), map, n_buckets);
+    std::vector<RemoteCall> packed = remote_pack(span.data(), span.size(), map, n_buckets);
+    for (const RemoteCall& call : packed) names.push_back(SegmentNames(space, call.bucket).arguments(call.tags));
+    return packed;
   }();
   nb::list out;
-  for (const RemoteCall& call : calls) out.append(nb::make_tuple(call.bucket, names_of(space, call.bucket, call.tags), bytes_of(call.records), call.keys));
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const RemoteCall& call = calls[i];
+    out.append(nb::make_tuple(call.bucket, call.tags.size(), nb::bytes(names[i].data(), names[i].size()), bytes_of(call.records), call.keys));
+  }
   return out;
 }
 
@@ -99,7 +95,31 @@ nb::tuple page(nb::handle bytes, const RemoteLanes& lanes) {
     nb::gil_scoped_release unlocked;
     return remote_page(span.data(), span.size(), lanes);
   }();
-  return nb::make_tuple(array_of(out.keys), array_of_u32(out.tags), array_of_u32(out.sets), array_of_u32(out.counts), array_of_u32(out.elements), out.foreign_values);
+  return nb::make_tuple(array_of(out.keys), array_of(out.tags), array_of(out.sets), array_of(out.counts), array_of(out.elements), out.foreign_values);
+}
+
+nb::list llmd_lanes(nb::handle delta) {
+  const ByteSpan span(delta, "delta");
+  const std::vector<LlmdLane> lanes = [&] {
+    nb::gil_scoped_release unlocked;
+    return llmd_lanes_of(span.data(), span.size());
+  }();
+  nb::list out;
+  for (const LlmdLane& lane : lanes) {
+    nb::list steps;
+    for (const LlmdStep& step : lane.steps) steps.append(nb::make_tuple(step.op, step.tiers, array_of(step.keys)));
+    out.append(nb::make_tuple(lane.lane, lane.is_emptied, lane.keys_told, steps));
+  }
+  return out;
+}
+
+nb::bytes llmd_words(nb::handle keys) {
+  const KeySpan span(keys, "keys");
+  const std::string out = [&] {
+    nb::gil_scoped_release unlocked;
+    return llmd_arguments(span.data(), span.size());
+  }();
+  return nb::bytes(out.data(), out.size());
 }
 
 }  // namespace
@@ -113,6 +133,8 @@ void bind_compact(nb::module_& m) {
   m.def("remote_questions", &questions, nb::arg("keys"), nb::arg("n_buckets"), nb::arg("space"));
   m.def("remote_answer", &answer, nb::arg("answer").none(), nb::arg("n_keys"), nb::arg("lanes"), nb::arg("whole") = true);
   m.def("remote_page", &page, nb::arg("page").none(), nb::arg("lanes"));
+  m.def("llmd_lanes_of", &llmd_lanes, nb::arg("delta").none());
+  m.def("llmd_arguments", &llmd_words, nb::arg("keys").none());
 }
 
 }  // namespace kvatlas

@@ -1,7 +1,10 @@
 // Delta records as the scripts of the remote index take them: by bucket, segment and physical lane.
 //
-//   records, a segment := count of records u16, record*                          little-endian
-//   record             := op u8 (1 add, 2 remove) | physical lane << 8 | tiers u32 | count u16 | block key u64 x count
+//   records := count of lone records u16, record*, then a segment: count of records u16, record*      little-endian
+//   record  := op u8 (1 add, 2 remove) | physical lane << 8 | tiers u32 | count u16 | block key u64 x count
+//
+// A lone record is of as many segments as it has keys: of each this key is all that the batch tells. Engines that decode
+// tell of little else. Another segment lies in one call, unless its keys fill it.
 //
 // What a batch says of a lane before it clears that lane is left out: nothing of it would stay.
 //
@@ -31,7 +34,7 @@ struct RemoteLanesOfBatch {
 // One run of the script.
 struct RemoteCall {
   uint32_t bucket;
-  std::vector<uint32_t> tags;
+  std::vector<uint32_t> tags;  // of the lone keys, in their order, then of the other segments
   std::vector<uint8_t> records;
   uint64_t keys;
 };

@@ -144,11 +144,8 @@ class RemoteIndex:
         with self._turn:
             self._begun().remove(lanes)
 
-    def tend(self, now_s: float = 0.0) -> None:
-        """A small step of what keeps the index within its bounds; each writer calls it every second or so.
-
-        `now_s` is not used: lifetimes go by the server's clock.
-        """
+    def tend(self) -> None:
+        """A small step of what keeps the index within its bounds; each writer calls it every second or so."""
         with self._turn:
             self._begun()
             self._keeper.step()

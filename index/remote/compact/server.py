@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from kvatlas.index.errors import RemoteIndexError
-from kvatlas.index.remote.compact.keyspace import KeyNames
+from kvatlas.index.remote.compact.keyspace import FORMAT, KeyNames
 from kvatlas.index.remote.compact.sources import Scripts
 from kvatlas.index.remote.connection.commands import Command
 from kvatlas.index.remote.connection.connection import RemoteConnection
@@ -66,11 +66,11 @@ class Server:
 
     def check_format(self, version: bytes | None, n_buckets: bytes | None) -> None:
         """Raises RemoteIndexError where the index on the server is not of this format and size."""
-        expected = (b"1", b"%d" % self.names.n_buckets)
+        expected = (FORMAT, b"%d" % self.names.n_buckets)
         if (version, n_buckets) != expected:
             raise RemoteIndexError(
-                f"{self.where}: expected format 1 in {self.names.n_buckets} buckets, as the settings say, "
-                f"got format {shown(version)} in {shown(n_buckets)}"
+                f"{self.where}: expected format {FORMAT.decode()} in {self.names.n_buckets} buckets, "
+                f"as the settings say, got format {shown(version)} in {shown(n_buckets)}"
             )
 
 

@@ -11,14 +11,14 @@ from kvatlas.index.remote.compact.lane_map import CLOSED, LANES_MAX, LOSSY, mark
 from kvatlas.index.remote.compact.opening import join_buckets, open_index
 from kvatlas.index.remote.compact.placing import ANY, Change, Places
 from kvatlas.index.remote.compact.server import Server, command
-from kvatlas.index.remote.connection.commands import Argument, Command
+from kvatlas.index.remote.connection.commands import Argument, Command, Packed
 
 _CALLS_PER_TRIP = 64
 _TRIMS_PER_TRIP = 16
 TRIM_SEGMENTS = 8
 _AGAIN_MAX = 3
 
-_Call = tuple[int, list[bytes], bytes, int]
+_Call = tuple[int, int, bytes, bytes, int]
 
 
 class Teller:
@@ -135,7 +135,7 @@ class Teller:
         return answers
 
     def _call(self, call: _Call, session: int, number: int, highest: int) -> Command:
-        bucket, segments, records, _keys = call
+        bucket, n_segments, segments, records, _n_keys = call
         names = self._server.names
         args: list[Argument] = [
             self.lives[bucket],
@@ -145,7 +145,8 @@ class Teller:
             highest,
             records,
         ]
-        return self._server.scripts.apply.command([names.life(bucket), names.use(bucket), *segments], args)
+        keys = [names.life(bucket), names.use(bucket)]
+        return self._server.scripts.apply.command(keys, args, Packed(n_segments, segments))
 
     def _told(self, bucket: int, answer: bytes) -> None:
         if answer[:1] != b"K":

@@ -6,9 +6,17 @@ import binascii
 from collections.abc import Iterable
 from typing import NamedTuple
 
-Argument = bytes | str | int
-
 N_SLOTS = 16384
+
+
+class Packed(NamedTuple):
+    """Several arguments that native code has packed: as they are on the wire."""
+
+    n_arguments: int
+    data: bytes
+
+
+Argument = bytes | str | int
 
 
 class Command(NamedTuple):
@@ -16,7 +24,7 @@ class Command(NamedTuple):
 
     key: bytes | None
     """What decides the node in a cluster: any key of the command. None: any node will do."""
-    args: tuple[Argument, ...]
+    args: tuple[Argument | Packed, ...]
     """The name first; a name of two words is two arguments."""
 
 
@@ -24,10 +32,16 @@ def pack(commands: Iterable[Command]) -> bytes:
     """All of them, one behind the other. In pure Python, and faster than redis-py's packer for many."""
     pieces: list[bytes] = []
     for command in commands:
-        pieces.append(b"*%d\r\n" % len(command.args))
+        head_at, count = len(pieces), len(command.args)
+        pieces.append(b"*%d\r\n" % count)
         for argument in command.args:
-            data = argument if type(argument) is bytes else _encoded(argument)
-            pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
+            if isinstance(argument, Packed):
+                count += argument.n_arguments - 1
+                pieces[head_at] = b"*%d\r\n" % count
+                pieces.append(argument.data)
+            else:
+                data = argument if type(argument) is bytes else _encoded(argument)
+                pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(pieces)
 
 

@@ -97,14 +97,6 @@ class RemoteConnection:
         """`run`, all by one of `nodes`. Raises ServerError, also where it is none any more."""
         return self._ask(lambda dispatch: dispatch.run(commands, self._named(node)), timeout_s, is_repeatable)
 
-    def run_everywhere(
-        self, commands: Sequence[Command], *, timeout_s: float | None = None
-    ) -> dict[str, list[Any]]:
-        """`run` by each of `nodes`, one after the other."""
-        return {
-            node: self.run_on(node, commands, timeout_s=timeout_s) for node in self.nodes(timeout_s=timeout_s)
-        }
-
     def scan(
         self, match: str | bytes, *, count: int = 1000, timeout_s: float | None = None
     ) -> Iterator[list[bytes]]:

@@ -206,7 +206,7 @@ def numbers_of(chunk: int) -> range:
 
 @functools.cache
 def _source(name: str) -> str:
-    return (Path(__file__).parent / "scripts" / f"{name}.lua").read_text()
+    return (Path(__file__).parent / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def _ms(seconds: float) -> int:

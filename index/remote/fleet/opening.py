@@ -15,7 +15,8 @@ from kvatlas.index.remote.connection.connection import RemoteConnection
 from kvatlas.index.remote.connection.settings import RemoteSettings
 from kvatlas.index.remote.fleet.board import Board
 from kvatlas.index.remote.fleet.common_keys import known_seed
-from kvatlas.index.remote.fleet.reading import Keyed, RemoteReading
+from kvatlas.index.remote.fleet.now import Keyed
+from kvatlas.index.remote.fleet.reading import RemoteReading
 from kvatlas.index.remote.fleet.remote_atlas import RemoteAtlas
 from kvatlas.index.remote.fleet.settings import SharingSettings
 

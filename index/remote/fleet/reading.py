@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
 from kvatlas.index.errors import ConfigError, RemoteIndexError
 from kvatlas.index.fleet_view import FleetView, degraded_part
-from kvatlas.index.keys import Algorithm
 from kvatlas.index.reading import PromptReader
 from kvatlas.index.remote.fleet.block_sizes import with_size_doubts
 from kvatlas.index.remote.fleet.board import Board, Reading
-from kvatlas.index.remote.fleet.common_keys import fingerprint
-from kvatlas.index.remote.fleet.matching import FetchedIndex, Fetching, RemoteMatcher
+from kvatlas.index.remote.fleet.matching import FetchedIndex, Fetching
+from kvatlas.index.remote.fleet.now import Keyed, Now, RemoteReaderStatus
 from kvatlas.index.remote.fleet.session_part import SessionPart, decode_part
 from kvatlas.index.remote.fleet.settings import SharingSettings
-from kvatlas.index.remote.fleet.upkeep import KeptIndex, ServerBlocks, Upkeep
+from kvatlas.index.remote.fleet.upkeep import KeptIndex, Upkeep
+from kvatlas.index.view import WorkerName, name_of
 
 _LOST = "its writer is not heard any more: what it said last (until it is heard, or another follows the pod)"
 _END_S_MAX = 1.0
 _log = logging.getLogger(__name__)
-_CHANGES = itertools.count(1)
-
-
-class Keyed(NamedTuple):
-    """How prompts are keyed, and what blocks are worth."""
-
-    algorithm: Algorithm
-    hash_seed: str
-    tier_weights: Mapping[str, float]
-
-    @property
-    def fingerprint(self) -> str:
-        """As the server has it."""
-        return fingerprint(self.algorithm, self.hash_seed)
 
 
 class ReadIndex(FetchedIndex, KeptIndex, Protocol):
@@ -51,40 +36,6 @@ class ReadIndex(FetchedIndex, KeptIndex, Protocol):
     def version_seen(self) -> int:
         """The newest version of lanes and fleet that came with any answer."""
         ...
-
-
-class Now(NamedTuple):
-    """What is read at one moment."""
-
-    fleet: FleetView
-    reader: PromptReader[FleetView]
-    distrusted: PromptReader[FleetView]
-    """The same, where nothing is vouched for: while the server is not reached."""
-    matcher: RemoteMatcher
-    change: int
-    """No other one of this process has it."""
-
-
-class RemoteReaderStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How an index in a server is read."""
-
-    is_reached: bool
-    """By the last question of any kind."""
-    is_trusted: bool
-    """What is known of the workers is fresh enough."""
-    says: str
-    """Why not."""
-    age_s: float
-    """Since the server last said who there is."""
-    sessions: dict[int, str]
-    """Writers, by session: what their parts say of themselves; empty where all is well."""
-    n_workers: int
-    is_whole: bool
-    """Every writer has told all that it holds."""
-    counts: dict[str, int]
-    """refreshes, missed_refreshes, failed_fetches, unreadable_parts, other_keys, missed_upkeep."""
-    server: ServerBlocks | None = None
-    """What the index holds, and what it has dropped; None: not known yet, or another format."""
 
 
 class RemoteReading:
@@ -266,12 +217,12 @@ class RemoteReading:
 
     def _put_together(self) -> FleetView:
         """Later sessions after earlier ones: where two speak of the same worker, the later is believed."""
-        later: dict[tuple[str, str, int], int] = {}
+        later: dict[WorkerName, int] = {}
         for session, at in self._parts.items():
-            later.update(((worker.model, worker.pod, worker.rank), session) for worker in at.part.workers)
+            later.update((name_of(worker), session) for worker in at.part.workers)
         parts = []
         for session, at in self._parts.items():
-            workers = tuple(w for w in at.part.workers if later[w.model, w.pod, w.rank] == session)
+            workers = tuple(worker for worker in at.part.workers if later[name_of(worker)] == session)
             part = msgspec.structs.replace(at.part, workers=workers)
             parts.append(degraded_part(part, _LOST) if session in self._lost else part)
         keyed = self._keyed
@@ -291,15 +242,7 @@ class RemoteReading:
         )
 
     def _make(self, fleet: FleetView) -> Now:
-        matcher = RemoteMatcher(self._fetching, fleet.roster, is_whole=self._is_whole)
-        says = "the index server is not reached (until it is)"
-        reader, distrusted = (
-            PromptReader(
-                told, matcher, algorithm=self._keyed.algorithm, tier_weights=self._keyed.tier_weights
-            )
-            for told in (fleet, fleet.degraded(says))
-        )
-        return Now(fleet, reader, distrusted, matcher, next(_CHANGES))
+        return Now.of(fleet, self._fetching, self._keyed, is_whole=self._is_whole)
 
 
 def _follow(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +15,7 @@ from kvatlas.index.fleet_view import FleetView
 from kvatlas.index.keys import Feature, TokenIds
 from kvatlas.index.prompts import Messages, Tokenizing, ids_of
 from kvatlas.index.reading import Asked, AskedExplanation, AskedMany, LaneName, PromptReader
-from kvatlas.index.remote.fleet.reading import Now, RemoteReaderStatus
+from kvatlas.index.remote.fleet.now import Now, RemoteReaderStatus
 from kvatlas.index.scores import Explanation, Scores
 from kvatlas.index.scores_batch import ScoresBatch
 from kvatlas.index.shards import Strategy
@@ -55,13 +54,11 @@ class RemoteAtlas:
         *,
         tokenizers: Tokenizing | None = None,
         closes: Callable[[], object] = lambda: None,
-        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`closes`: what ends with it. Tokenizers stay the caller's."""
         self._reading = reading
         self._tokenizers = tokenizers
         self._closes = closes
-        self._clock_s = clock_s
         self._told: dict[str, ServingPod] = {}
         self._changes = 0
         self._serving: tuple[Hashable, dict[str, ServingPod]] = (None, {})

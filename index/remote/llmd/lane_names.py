@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from kvatlas.index.errors import InputError
@@ -52,7 +53,7 @@ class LaneNames:
         if not 0 <= discovered_max < _LANES_END:
             raise InputError(f"discovered_max: expected 0 to 65534, got {discovered_max!r}")
         self.version = 0
-        """Another number when a pod was discovered."""
+        """Another number when `part` says something else."""
         self.changes = 0
         """Another number when what a name means may be another lane than before."""
         self.refused = 0
@@ -77,9 +78,29 @@ class LaneNames:
                     f"lane names: expected one name a lane, got {name} for lane {lane}, which is "
                     f"{self._names.get(lane)}; the name has lane {self._lanes.get(name)}"
                 )
+            self._left_out.discard(lane)
+            if lane in self._names:
+                return
             self._names[lane] = name
             self._lanes[name] = lane
             self.changes += 1
+            self.version += pod in self._discovered
+
+    def lanes(self) -> list[int]:
+        """Those that `put` has named."""
+        with self._lock:
+            return list(self._lanes.values())
+
+    def in_the_way(self, wanted: Mapping[int, LaneName | None]) -> list[int]:
+        """Lanes that must be dropped before these can be put, or be left out (None): they have another
+        name, or one that another lane is to have."""
+        lane_of = {name: lane for lane, name in wanted.items()}
+        with self._lock:
+            return [
+                lane
+                for name, lane in self._lanes.items()
+                if wanted.get(lane, name) != name or lane_of.get(name, lane) != lane
+            ]
 
     def drop(self, lane: int) -> None:
         """The lane is nobody's any more."""
@@ -120,10 +141,16 @@ class LaneNames:
             return dict(self._discovered)
 
     def part(self, model: str, block_size: int) -> FleetPart:
-        """What can be said of the discovered pods: that they were read of by prompts of this model."""
+        """What can be said of the discovered pods: that they were read of by prompts of this model.
+
+        Without those that have been put since: of them somebody here knows more.
+        """
+        with self._lock:
+            own = {name.pod for name in self._lanes}
+            others = {pod: lane for pod, lane in self._discovered.items() if pod not in own}
         return FleetPart(
             block_sizes={model: block_size},
-            workers=tuple(_worker_view(pod, lane, model) for pod, lane in self.discovered().items()),
+            workers=tuple(_worker_view(pod, lane, model) for pod, lane in others.items()),
         )
 
     def _discover(self, pod: str) -> int | None:

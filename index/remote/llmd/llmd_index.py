@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvatlas.index._native import Excerpt, Index, Roster, Table, content_of, deltas_of, lanes_of
-from kvatlas.index.deltas import clear_lanes
+from kvatlas.index.deltas import clear_lanes, require_lanes
 from kvatlas.index.errors import InputError
 from kvatlas.index.remote.connection.connection import RemoteConnection
 from kvatlas.index.remote.connection.settings import RemoteSettings
@@ -77,7 +77,6 @@ class LlmdIndex:
         """
         if len(deltas) != 1:
             raise InputError(f"deltas: expected 1 buffer, got {len(deltas)}")
-        lanes_of(deltas[0])
         with self._writing:
             told = changes_of(deltas[0], self.names)
             if told.emptied:
@@ -90,12 +89,8 @@ class LlmdIndex:
         First what is new is added, then a sweep takes what is too much. Raises InputError as `apply`, and
         for a record of another lane.
         """
+        require_lanes(delta, lanes)
         wanted = frozenset(lanes)
-        others = set(lanes_of(delta)) - wanted
-        if others:
-            raise InputError(
-                f"delta: expected records of lanes {sorted(wanted)}, got one of lane {min(others)}"
-            )
         for lane in lanes_of(clear_lanes(wanted)):
             if not self.names.is_left_out(lane):
                 self.names.name_of(lane)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from kvatlas.index._native import Index
-from kvatlas.index.errors import ConfigError
 from kvatlas.index.fleet_view import FleetView
 from kvatlas.index.keys import Algorithm, Feature, TokenIds
 from kvatlas.index.reading import PromptReader
@@ -19,15 +18,6 @@ ALGORITHM: Algorithm = "fnv64a_cbor"
 LLMD_WEIGHTS = {"gpu": 1.0, "cpu": 0.8, "disk": 1.0, "storage": 1.0, "unknown": 1.0}
 """As llm-d weighs by default: a tier that its configuration does not name counts in full, and so does what is
 speculative."""
-
-
-def check_algorithm(algorithm: str) -> None:
-    """Raises ConfigError for one whose keys would never agree with llm-d's."""
-    if algorithm != ALGORITHM:
-        raise ConfigError(
-            f"algorithm: expected {ALGORITHM} with an index in llm-d's format, got {algorithm!r}: "
-            "its keys would never agree"
-        )
 
 
 class _Seen(NamedTuple):

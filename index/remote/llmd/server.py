@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kvatlas.index.remote.connection.commands import Command
+import numpy as np
+import numpy.typing as npt
+
+from kvatlas.index._native import llmd_arguments
+from kvatlas.index.remote.connection.commands import Command, Packed
 from kvatlas.index.remote.connection.connection import RemoteConnection
 from kvatlas.index.remote.llmd import scripts
-from kvatlas.index.remote.llmd.answers import Held, read_held
+from kvatlas.index.remote.llmd.answers import Held, decimal, read_held
 from kvatlas.index.remote.llmd.entries import ENTRY_BYTES_MAX
 from kvatlas.index.remote.llmd.writing import Change
 
@@ -57,9 +61,9 @@ class LlmdServer:
             verb = b"HSET" if change.is_add else b"HDEL"
             for at in range(0, len(change.fields), _FIELDS_PER_WRITE):
                 fields = change.fields[at : at + _FIELDS_PER_WRITE]
-                for piece in self._pieces(change.keys, _KEYS_PER_WRITE):
-                    commands.append(self._change.command(piece, [verb, *fields]))
-                    n_keys += len(piece)
+                for command, count in self._changing(change.keys, [verb, *fields]):
+                    commands.append(command)
+                    n_keys += count
                     if n_keys >= _KEYS_PER_TRIP:
                         wrong_type += self._tell(commands)
                         commands, n_keys = [], 0
@@ -71,6 +75,16 @@ class LlmdServer:
             keys = [key for key in page if _is_block_key(key)]
             if keys:
                 yield keys
+
+    def _changing(self, keys: npt.NDArray[np.uint64], words: list[bytes]) -> Iterator[tuple[Command, int]]:
+        """Calls of the script, and how many keys each has."""
+        if self._is_cluster:
+            for key in decimal(keys):
+                yield self._change.command([key], words), 1
+            return
+        for at in range(0, len(keys), _KEYS_PER_WRITE):
+            some = keys[at : at + _KEYS_PER_WRITE]
+            yield self._change.command([], words, Packed(len(some), llmd_arguments(some))), len(some)
 
     def _tell(self, commands: Sequence[Command]) -> int:
         """Keys of a wrong type."""

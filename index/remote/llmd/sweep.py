@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from kvatlas.index._native import Table, sections_of
 from kvatlas.index.remote.llmd.answers import Held
@@ -64,13 +65,17 @@ def _surplus(
             )
         if fields:
             removals.setdefault(fields, []).append(key)
-    return [Change(False, fields, some) for fields, some in removals.items()]
+    return [Change(False, fields, _numbers_of(some)) for fields, some in removals.items()]
 
 
 def _kept(keys: list[bytes], keep: Table | None) -> list[Holders]:
     if keep is None:
         return [()] * len(keys)
-    return [tuple(holders) for holders in keep.lookup(np.array([int(key) for key in keys], np.uint64))]
+    return [tuple(holders) for holders in keep.lookup(_numbers_of(keys))]
+
+
+def _numbers_of(keys: list[bytes]) -> npt.NDArray[np.uint64]:
+    return np.array([int(key) for key in keys], np.uint64)
 
 
 def content(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from kvatlas.index.deltas import RECORD_HEAD
-from kvatlas.index.remote.llmd.answers import decimal
+from kvatlas.index._native import llmd_lanes_of
 from kvatlas.index.remote.llmd.entries import encode_entry
 from kvatlas.index.remote.llmd.lane_names import LaneName, LaneNames
 
-_ADD, _REMOVE, _CLEAR = 1, 2, 3
+_ADD = 1
 _TIER_BITS = (1, 2, 4, 8, 16, 32)
 
 
@@ -23,7 +21,7 @@ class Change(NamedTuple):
 
     is_add: bool
     fields: tuple[bytes, ...]
-    keys: list[bytes]
+    keys: npt.NDArray[np.uint64]
 
 
 class Changes(NamedTuple):
@@ -38,28 +36,18 @@ class Changes(NamedTuple):
 
 
 def changes_of(delta: bytes, names: LaneNames) -> Changes:
-    """Raises InputError for a lane without a name. REQUIRES: whole records."""
-    by_lane: dict[int, list[tuple[int, int, list[bytes]]]] = {}
+    """Raises InputError when malformed, and for a lane without a name."""
+    changes: list[Change] = []
     emptied: set[int] = set()
     left_out = 0
-    for op, tiers, lane, keys in _records(delta):
+    for lane, is_emptied, n_keys, steps in llmd_lanes_of(delta):
         if names.is_left_out(lane):
-            left_out += len(keys)
+            left_out += n_keys
             continue
-        names.name_of(lane)
-        steps = by_lane.setdefault(lane, [])
-        if op == _CLEAR:
-            steps.clear()
+        name = names.name_of(lane)
+        if is_emptied:
             emptied.add(lane)
-        elif keys and steps and steps[-1][:2] == (op, tiers):
-            steps[-1][2].extend(keys)
-        elif keys:
-            steps.append((op, tiers, keys))
-    changes = [
-        Change(op == _ADD, fields_of(names.name_of(lane), tiers), keys)
-        for lane, steps in by_lane.items()
-        for op, tiers, keys in steps
-    ]
+        changes += [Change(op == _ADD, fields_of(name, tiers), keys) for op, tiers, keys in steps]
     return Changes(frozenset(emptied), changes, left_out)
 
 
@@ -67,24 +55,3 @@ def changes_of(delta: bytes, names: LaneNames) -> Changes:
 def fields_of(name: LaneName, tiers: int) -> tuple[bytes, ...]:
     """The fields of a lane's copies, one a tier bit."""
     return tuple(encode_entry(name.pod, bit, name.group) for bit in _TIER_BITS if tiers & bit)
-
-
-def _records(delta: bytes) -> Iterator[tuple[int, int, int, list[bytes]]]:
-    """Op, tier bits, lane and keys of each; an engine's word on closedness has no place here."""
-    at = 0
-    while at < len(delta):
-        op, tiers, _, count, lane, _, _ = RECORD_HEAD.unpack_from(delta, at)
-        at += RECORD_HEAD.size
-        if op <= _CLEAR:
-            yield (
-                op,
-                tiers,
-                lane,
-                decimal(np.frombuffer(delta, "<u8", count, at)) if count > 8 else _few(delta, count, at),
-            )
-        at += 8 * count
-
-
-def _few(delta: bytes, count: int, at: int) -> list[bytes]:
-    """The same keys, without an array: decoding engines tell a block at a time."""
-    return [b"%d" % key for key in struct.unpack_from(f"<{count}Q", delta, at)]

@@ -35,9 +35,8 @@ class Breaker:
         now_s = self._clock_s()
         if now_s < max(self._open_until_s, self._probe_until_s):
             return False
-        self._probe_until_s = (
-            now_s + patience_s
-        )  # others wait for the outcome; not for ever, should it never come
+        # Others wait for the outcome; not for ever, should it never come.
+        self._probe_until_s = now_s + patience_s
         return True
 
     def wait_s(self) -> float:

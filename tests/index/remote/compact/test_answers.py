@@ -12,12 +12,10 @@ from kvatlas.index._native import (
     Excerpt,
     RemoteLanes,
     remote_answer,
-    remote_lanes_of,
-    remote_pack,
     remote_page,
 )
-from kvatlas.index.errors import DecodeError, InputError
-from tests.index.remote.compact.records import ADD, chain, cleared, told
+from kvatlas.index.errors import DecodeError
+from tests.index.remote.compact.records import chain
 
 LANES = RemoteLanes(np.array([1, 10, 2, 20, 3, 30], np.uint32))
 
@@ -93,33 +91,3 @@ def test_pages_cut_short_or_with_other_bytes_are_refused_or_sound() -> None:
 def test_maps_that_are_none_are_refused(pairs: list[int]) -> None:
     with pytest.raises(DecodeError, match="lane map"):
         RemoteLanes(np.array(pairs, np.uint32))
-
-
-def test_what_a_batch_says_before_it_clears_a_lane_is_left_out() -> None:
-    keys = chain(100)
-    batch = told(ADD, 1, keys) + told(ADD, 2, keys) + cleared(1) + told(ADD, 1, keys, last=4)
-    assert remote_lanes_of(batch) == ([1, 2], [1], [])
-    (call,) = remote_pack(batch, {1: 5, 2: 6}, 1, "k")
-    assert call[3] == 104
-
-
-def test_calls_are_short_and_keep_the_order_of_a_segment() -> None:
-    keys = chain(128)
-    batch = b"".join(told(ADD, lane, keys) for lane in range(100))
-    calls = remote_pack(batch, {lane: lane + 1 for lane in range(100)}, 1, "k")
-    assert sum(call[3] for call in calls) == 12_800
-    assert all(call[3] <= 1024 + 256 for call in calls)
-    lanes = [
-        struct.unpack_from("<I", call[2], at + 1)[0] >> 8
-        for call in calls
-        for at in range(2, len(call[2]), 7 + 1024)
-    ]
-    assert lanes == sorted(lanes)
-
-
-def test_malformed_batches_are_refused() -> None:
-    for batch in (b"x", told(ADD, 1, chain(3))[:-1]):
-        with pytest.raises(InputError):
-            remote_lanes_of(batch)
-        with pytest.raises(InputError):
-            remote_pack(batch, {}, 1, "k")

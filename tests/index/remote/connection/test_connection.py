@@ -96,7 +96,7 @@ def test_scan_goes_through_all_keys_that_match(any_server: RedisServer) -> None:
         assert {key for page in pages for key in page} == {b"a:%d" % number for number in range(500)}
         assert len(pages) > 1
         (name,) = connection.nodes()
-        assert connection.run_everywhere([command("PING")]) == {name: [b"PONG"]}
+        assert connection.run_on(name, [command("PING")]) == [b"PONG"]
         with pytest.raises(ServerError, match="expected one of its nodes"):
             connection.run_on("another:1", [command("PING")])
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from kvatlas.index.errors import InputError
-from kvatlas.index.remote.llmd.lane_names import NOBODY_VOUCHES, LaneNames, pod_identifier, worker_of
+from kvatlas.index.remote.llmd.lane_names import (
+    NOBODY_VOUCHES,
+    LaneName,
+    LaneNames,
+    pod_identifier,
+    worker_of,
+)
 
 
 def test_rank_0_has_the_pod_s_name_and_the_others_one_of_their_own() -> None:
@@ -41,6 +47,35 @@ def test_a_lane_has_one_name_and_a_name_one_lane() -> None:
     assert names.lane_of("a", None) == 3
     with pytest.raises(InputError, match="nobody has named"):
         names.name_of(1)
+
+
+def test_a_name_that_moves_says_which_lanes_must_go_first() -> None:
+    names = LaneNames()
+    for lane, pod in enumerate("abcd"):
+        names.put(lane, pod)
+    changes = names.changes
+    names.put(0, "a")
+    assert names.changes == changes
+    # 1 is another's now, c has another lane, and 3 is a store's.
+    wanted = {0: LaneName("a"), 1: LaneName("x"), 7: LaneName("c"), 3: None}
+    assert names.in_the_way(wanted) == [1, 2, 3]
+    for lane in (1, 2, 3):
+        names.drop(lane)
+        names.leave_out(lane)
+    assert names.in_the_way(wanted) == []
+    names.put(1, "x")
+    assert not names.is_left_out(1)
+    assert names.lanes() == [0, 1]
+
+
+def test_a_discovered_pod_that_is_put_is_no_stranger_any_more() -> None:
+    names = LaneNames(discovers=True, discovered_max=2)
+    assert names.lane_of("x", None) == 65_534
+    version = names.version
+    names.put(0, "x")
+    assert names.lane_of("x", None) == 0
+    assert names.part("m", 16).workers == ()
+    assert names.version != version
 
 
 def test_pods_without_a_lane_are_given_one_up_to_a_bound() -> None:

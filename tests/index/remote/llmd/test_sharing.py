@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import kvatlas
-from kvatlas.index.errors import ConfigError, InputError
+from kvatlas.index.errors import InputError
 from kvatlas.index.remote.llmd.lane_names import NOBODY_VOUCHES, LaneNames
-from kvatlas.index.remote.llmd.reader import LlmdReader, check_algorithm
+from kvatlas.index.remote.llmd.reader import LlmdReader
 from tests.index.backends.telling import add, cleared, remove, runs, tell
 from tests.index.remote.llmd.conftest import Opens
 from tests.index.remote.llmd.peer import Entry, LlmdPeer, fields_of
@@ -152,12 +152,6 @@ def test_a_lora_has_keys_of_its_own(opens: Opens, peer: LlmdPeer) -> None:
     peer.add(None, keys, [Entry("a")])
     assert dict(reader.score(PROMPT, lora="sql-lora")) == {"a": 2.0}
     assert dict(reader.score(PROMPT)) == {}
-
-
-def test_another_algorithm_is_refused() -> None:
-    check_algorithm("fnv64a_cbor")
-    with pytest.raises(ConfigError, match="fnv64a_cbor"):
-        check_algorithm("fold64")
 
 
 def test_nothing_is_written_of_a_delta_that_names_a_lane_without_a_name(
