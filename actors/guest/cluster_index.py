@@ -13,16 +13,8 @@ import numpy.typing as npt
 
 from kvatlas.actors.guest.guest_service import GuestService
 from kvatlas.actors.guest.shards_reading import ShardsReading
-from kvatlas.actors.link.link import LinkError, ShardLink
-from kvatlas.actors.link.messages import (
-    Address,
-    Kind,
-    Message,
-    begin_export,
-    decode_message,
-    end_export,
-    export_section,
-)
+from kvatlas.actors.link.messages import Address
+from kvatlas.actors.moving.shard_export import ShardExport, end_exports
 from kvatlas.actors.orders import ClusterView, Replica
 from kvatlas.actors.reading.replicas import OpenLink
 from kvatlas.actors.reading.settings import ReaderSettings
@@ -146,13 +138,18 @@ class ClusterIndex:
         return [{**self._service.told.statistics(), **way, **sent.counts}]
 
     def export(self) -> Iterator[bytes]:
-        """What all sessions hold. Raises ClusterError when a shard has nobody to ask, or does not answer."""
+        """What all sessions hold. Raises ClusterError when a shard has nobody to ask, does not answer, or is
+        being filled."""
         number = secrets.randbits(63) | 1
-        with self._writing:  # nothing of ours is on its way
-            self._service.wait_delivered(self._timeout_s)
-            exports = [self._begin(replica, number) for replica in self._one_a_shard()]
-        for export in exports:
-            yield from export
+        with contextlib.ExitStack() as opened:
+            exports = [self._export_of(replica, number, opened) for replica in self._one_a_shard()]
+            opened.callback(end_exports, exports)
+            with self._writing:  # nothing of ours is on its way
+                self._service.wait_delivered(self._timeout_s)
+                for export, answer in [(export, export.begin()) for export in exports]:
+                    export.begun(answer)
+            for export in exports:
+                yield from export.sections()
 
     def _one_a_shard(self) -> list[Replica]:
         layout = self._reading.layout
@@ -162,30 +159,10 @@ class ClusterIndex:
             raise ClusterError(f"export: expected a process for every shard, shard {min(missing)} has none")
         return [replicas[shard] for shard in range(layout.n_shards)]
 
-    def _begin(self, replica: Replica, number: int) -> Iterator[bytes]:
+    def _export_of(self, replica: Replica, number: int, opened: contextlib.ExitStack) -> ShardExport:
         address = Address(self._reading.layout.number, replica.shard, replica.incarnation)
-        with contextlib.closing(self._open_link(replica)) as link:
-            self._ask(replica, link, begin_export(address, number))
-        return self._sections(replica, address, number)
-
-    def _sections(self, replica: Replica, address: Address, number: int) -> Iterator[bytes]:
-        with contextlib.closing(self._open_link(replica)) as link:
-            section = 0
-            while body := self._ask(replica, link, export_section(address, number, section)).body:
-                yield bytes(body)
-                section += 1
-            self._ask(replica, link, end_export(address, number))
-
-    def _ask(self, replica: Replica, link: ShardLink, frame: bytes) -> Message:
-        try:
-            answer = decode_message(link.request(frame, self._timeout_s).result())
-        except LinkError as error:
-            raise ClusterError(f"export: shard {replica.shard}: {error}") from error
-        if answer.kind is not Kind.EXPORTED:
-            raise ClusterError(
-                f"export: shard {replica.shard}: expected a section, got {answer.kind.name}: {answer.text}"
-            )
-        return answer
+        link = opened.enter_context(contextlib.closing(self._open_link(replica)))
+        return ShardExport(link, address, number, self._timeout_s)
 
     def close(self) -> None:
         """Let go of the shards. Twice is fine."""

@@ -7,10 +7,9 @@ An `Attendance` gets it its session, leases and views, as a subscriber's.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kvatlas.actors.guest.content_records import records_of
 from kvatlas.actors.guest.told_copy import ToldCopy
@@ -22,10 +21,10 @@ from kvatlas.actors.subscriber.settings import OutboxSettings
 from kvatlas.index._native import lanes_of
 from kvatlas.index.deltas import clear_lanes
 from kvatlas.index.errors import ClusterError, InputError
+from kvatlas.index.keys import BLOCK_SIZE_MAX
 from kvatlas.index.view import FleetPart
 from kvatlas.ingest.numbering import LeasedNumbers
-
-_log = logging.getLogger(__name__)
+from kvatlas.ingest.step_thread import StepThread
 
 
 class GuestService:
@@ -49,15 +48,12 @@ class GuestService:
         self.name = name
         self.session = orders.session
         self.hash_seed = orders.hash_seed
-        self.failure: str | None = None
-        """Why its thread has ended; None: it runs."""
         self.told = ToldCopy(copy_bytes_max)
         self.numbers = LeasedNumbers(rest_s=lane_rest_s, clock_s=clock_s)
         """To name lanes and workers with."""
         self._outbox = Outbox(
             self.told, self.session, open_link, settings, part_changed=part_changed, clock_s=clock_s
         )
-        self._clock_s = clock_s
         self._view: ClusterView | None = None
         self._following = threading.Lock()
         self._followers: list[Callable[[ClusterView], object]] = []
@@ -65,10 +61,10 @@ class GuestService:
         self._leaves = False
         self._part_changed = part_changed
         self._delivery = threading.Condition()
-        self._stopping = threading.Event()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kvatlas-guest", daemon=True)
+        self._thread = StepThread("kvatlas-guest", self._step, self.told.changed, failed=self._wake_waiting)
         self._leased: set[int] = set()
+        self._leased_workers: set[int] = set()
         self._take_leases(orders)
 
     def start(self, orders: SubscriberOrders) -> GuestService:
@@ -79,12 +75,8 @@ class GuestService:
 
     def stop(self) -> None:
         """Send no more. Twice is fine."""
-        self._stopping.set()
-        self.told.changed.set()
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        with self._delivery:
-            self._delivery.notify_all()
+        self._thread.stop()
+        self._wake_waiting()
         self._outbox.stop()
         self.told.close()
         self._stopped.set()
@@ -97,7 +89,7 @@ class GuestService:
 
     def tell(self, delta: bytes) -> None:
         """Delta records of any shard, in lanes of its own. Raises InputError, and tells nothing, for lanes
-        that are not, or when malformed."""
+        that are not, or when malformed; ClusterError when it was stopped."""
         self._check(lanes_of(delta))
         self.told.tell(delta)
 
@@ -122,7 +114,18 @@ class GuestService:
         self.told.load(sections, lanes, told)
 
     def set_part(self, part: FleetPart) -> None:
-        """Whose its lanes are, for readers."""
+        """Whose its lanes are, for readers. Raises InputError for lanes and worker numbers that are not its
+        own, which would hide others', and for block sizes that are none."""
+        self._check([group.lane for worker in part.workers for group in worker.groups])
+        self._check(part.stores.values())
+        strangers = {worker.number for worker in part.workers} - self._leased_workers
+        if strangers:
+            raise InputError(
+                f"workers: expected numbers leased to session {self.session}, got {min(strangers)}"
+            )
+        for model, size in part.block_sizes.items():
+            if not 0 <= size <= BLOCK_SIZE_MAX:
+                raise InputError(f"block size of {model!r}: expected 0 to {BLOCK_SIZE_MAX}, got {size}")
         self.told.set_part(part)
 
     def wait_delivered(self, timeout_s: float) -> None:
@@ -132,7 +135,7 @@ class GuestService:
         with self._delivery:
             while not self._has_delivered(mark):
                 left_s = until_s - time.monotonic()
-                if left_s <= 0 or self._stopping.is_set() or self.is_fenced or self.failure:
+                if left_s <= 0 or self._thread.is_stopping or self.is_fenced or self.failure:
                     raise ClusterError(f"session {self.session}: {self._why(timeout_s)}")
                 self._delivery.wait(left_s)
 
@@ -151,13 +154,15 @@ class GuestService:
     def _why(self, timeout_s: float) -> str:
         if self.is_fenced:
             return "expected to be this cluster's, but a shard says that it is over"
-        if self.failure or self._stopping.is_set():
+        if self.failure or self._thread.is_stopping:
             return f"expected to be running, got {self.failure or 'stopped'}"
         n_shards = self._layout.n_shards if self._layout is not None else "all"
         loaded = len(self._outbox.loaded)
         return f"expected answers of {n_shards} shards within {timeout_s:g} s, got those of {loaded}"
 
     def _check(self, lanes: Iterable[int]) -> None:
+        if self._stopped.is_set():
+            raise ClusterError(f"session {self.session}: expected to be running, got stopped")
         strangers = set(lanes) - self._leased
         if strangers:
             raise InputError(f"lanes: expected those leased to session {self.session}, got {min(strangers)}")
@@ -232,6 +237,11 @@ class GuestService:
         return True
 
     @property
+    def failure(self) -> str | None:
+        """Why its thread has ended; None: it runs."""
+        return None if self._thread.failure is None else repr(self._thread.failure)
+
+    @property
     def is_fenced(self) -> bool:
         """A shard has said that this session is over."""
         return self._outbox.is_over
@@ -241,22 +251,21 @@ class GuestService:
 
     def _take_leases(self, orders: SubscriberOrders) -> None:
         self.numbers.lease(_pairs(orders.lanes), _pairs(orders.workers))
-        self._leased.update(
-            lane for lease in orders.lanes for lane in range(lease.first, lease.first + lease.count)
-        )
+        self._leased.update(_numbers(orders.lanes))
+        self._leased_workers.update(_numbers(orders.workers))
 
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                pause_s = self._outbox.step()
-                with self._delivery:
-                    self._delivery.notify_all()
-                self.told.changed.wait(pause_s)
-        except BaseException as error:  # for whoever waits: in a thread it would only be printed
-            _log.exception("a guest's thread has ended")
-            self.failure = repr(error)
-            with self._delivery:
-                self._delivery.notify_all()
+    def _step(self) -> float:
+        pause_s = self._outbox.step()
+        self._wake_waiting()
+        return pause_s
+
+    def _wake_waiting(self) -> None:
+        with self._delivery:
+            self._delivery.notify_all()
+
+
+def _numbers(leases: Iterable[Lease]) -> Iterator[int]:
+    return (number for lease in leases for number in range(lease.first, lease.first + lease.count))
 
 
 def _pairs(leases: Iterable[Lease]) -> list[tuple[int, int]]:

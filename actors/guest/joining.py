@@ -15,9 +15,12 @@ from kvatlas.actors.orders import GUEST, SubscriberAsks, SubscriberOrders
 from kvatlas.actors.subscriber.actor import RayDesk
 from kvatlas.actors.subscriber.attendance import Attendance
 from kvatlas.actors.subscriber.settings import SubscriberSettings
-from kvatlas.index.errors import ClusterError
+from kvatlas.index.errors import ClusterError, InputError, quoted
 
 _LEAVE_S_MAX = 5.0
+_NAME_MAX = 200
+_TAKEN = ("dump", "followed", "follower")
+"""Sessions and actors of loaded dumps: kvatlas.cluster.moving, kvatlas.cluster.standby."""
 
 
 class JoinedIndex(ClusterIndex):
@@ -40,14 +43,24 @@ class JoinedIndex(ClusterIndex):
         self._links.close()
 
 
+def check_name(name: str) -> None:
+    """Raises InputError for a name that no guest may have."""
+    if name in _TAKEN or len(name) > _NAME_MAX or not name.isprintable():
+        raise InputError(
+            f"name: expected at most {_NAME_MAX} printable characters, none of {', '.join(_TAKEN)}, "
+            f"got {quoted(name, _NAME_MAX)}"
+        )
+
+
 def join(
     cluster: str, name: str = "", *, settings: SubscriberSettings | None = None, timeout_s: float = 20.0
 ) -> JoinedIndex:
     """An index over a cluster on Ray, to which this process must be connected.
 
-    `name`: of the session; another one of this name is superseded. Raises ClusterError when there is no
-    session, or no view of the shards, in time.
+    `name`: of the session; another one of this name is superseded. Raises InputError for one that cannot be
+    told or is taken, ClusterError when there is no session, or no view of the shards, in time.
     """
+    check_name(name)
     settings = settings or SubscriberSettings()
     made: list[tuple[GuestService, Links]] = []
     has_view = threading.Event()

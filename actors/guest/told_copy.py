@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kvatlas.actors.guest.content_records import ContentRecords, records_of
-from kvatlas.index._native import Table, lanes_of, load_content, snapshot
-from kvatlas.index.deltas import clear_lanes
-from kvatlas.index.errors import InputError
+from kvatlas.index._native import Table, load_content, snapshot
+from kvatlas.index.deltas import clear_lanes, require_lanes
 from kvatlas.index.view import FleetPart
 from kvatlas.ingest._native import DeltaLog
 from kvatlas.ingest.fleet_mirror import Content
@@ -51,11 +50,7 @@ class ToldCopy:
 
         Raises InputError, and tells nothing, when it is malformed or names other lanes.
         """
-        strangers = set(lanes_of(delta)).difference(lanes)
-        if strangers:
-            raise InputError(
-                f"delta: expected records of the lanes to be replaced, got lane {min(strangers)}"
-            )
+        require_lanes(delta, lanes)
         self.tell(clear_lanes(sorted(set(lanes))) + delta)
 
     def load(self, sections: Sequence[bytes], lanes: Mapping[int, int] | None, told: ContentRecords) -> None:

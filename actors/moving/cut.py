@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -22,7 +22,7 @@ import msgspec
 
 from kvatlas.actors.link.link import ShardLink
 from kvatlas.actors.link.messages import Address
-from kvatlas.actors.moving.shard_export import ShardExport
+from kvatlas.actors.moving.shard_export import ShardExport, end_exports
 from kvatlas.actors.orders import ClusterView, Replica, is_guest
 from kvatlas.actors.subscriber.holding import HoldAsks, HoldReport
 from kvatlas.index.errors import ClusterError, KvatlasError
@@ -32,7 +32,6 @@ from kvatlas.index.view import FleetPart
 _LOST = "its subscriber was gone when this was taken"
 _ATTEMPTS = 3
 _ASK_EVERY_S = 0.002
-_END_S_MAX = 1.0
 _HOLDING_SHARE = 0.8
 """Of the time of a hold, until all stand; the rest is for copying."""
 
@@ -87,11 +86,6 @@ class ClusterCut(NamedTuple):
     def end(self) -> None:
         """Let go of what the shards keep for it. Twice is fine."""
         end_exports(self.exports)
-
-
-def end_exports(exports: Iterable[ShardExport]) -> None:
-    """Have shards let go of them; a moment is waited, so that whoever closes the links next has told them."""
-    wait([export.end() for export in exports], _END_S_MAX)
 
 
 class TornError(ClusterError):
@@ -181,7 +175,8 @@ class _Taking:
             self._said(f"holding {len(writers)} subscribers")
             held = self._hold(writers, asks)
             self._said("copying the shards")
-            for export, answer in [(export, export.begin()) for export in exports]:
+            # A copy that is begun when they go on again is of another moment.
+            for export, answer in [(export, export.begin(asks.limit_s)) for export in exports]:
                 export.begun(answer)
         finally:
             stood = self._release(writers.values())

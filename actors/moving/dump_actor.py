@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -13,6 +14,7 @@ import ray
 
 from kvatlas.actors.guest.guest_service import GuestService
 from kvatlas.actors.link.links import Links
+from kvatlas.actors.moving.incoming_dump import IncomingDump
 from kvatlas.actors.moving.loaded_dump import LoadedDump
 from kvatlas.actors.orders import SubscriberAsks, SubscriberOrders, decode, encode
 from kvatlas.actors.subscriber.actor import RayDesk
@@ -21,8 +23,6 @@ from kvatlas.actors.subscriber.settings import SubscriberSettings
 from kvatlas.index.errors import ClusterError, InputError
 from kvatlas.index.view import FleetPart
 
-LOADED_BYTES_MAX = 4 << 30
-"""Of the sections of one dump, on their way in."""
 _NUMBERS_S_MAX = 20.0
 _DELIVERED_S_MAX = 60.0
 _ENLISTED_S_MAX = 20.0
@@ -49,10 +49,7 @@ class _DumpActor:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         self._name = name
         self._settings = decode(settings, SubscriberSettings)
-        self._sections: list[bytes] = []
-        self._bytes = 0
-        self._coming = 0
-        """Number of the dump that comes, or came last."""
+        self._incoming = IncomingDump()
         self._loaded: LoadedDump | None = None
         self._over = threading.Event()
         context = ray.get_runtime_context()
@@ -69,41 +66,30 @@ class _DumpActor:
 
     @ray.method
     def begin(self) -> int:
-        """A dump comes, in the place of one that has not been committed; its number. What is shown stays."""
-        self._sections, self._bytes = [], 0
-        self._coming += 1
-        return self._coming
+        """As `IncomingDump.begin`. What is shown stays."""
+        return self._incoming.begin()
 
     @ray.method
     def section(self, number: int, section: bytes) -> None:
-        """One section of it. Raises InputError when they are too many bytes, or another dump comes now."""
-        self._check(number)
-        if self._bytes + len(section) > LOADED_BYTES_MAX:
-            raise InputError(f"dump: expected at most {LOADED_BYTES_MAX} bytes of sections, got more")
-        self._sections.append(section)
-        self._bytes += len(section)
+        """As `IncomingDump.put`."""
+        self._incoming.put(number, section)
 
     @ray.method
     def commit(self, number: int, told: bytes) -> bytes:
         """LoadedParts -> LoadedReport, when every shard has it all. Raises DumpError, or InputError
         where it gets no numbers for so many lanes, and shows what it has shown before; ClusterError where
         shards do not answer, who get it later."""
-        self._check(number)
+        sections = self._incoming.take(number)
         dump = decode(told, LoadedParts)
-        sections, self._sections = self._sections, []
         service, loaded = self._ready()
         self._load(loaded, dump, sections)
         service.wait_delivered(_DELIVERED_S_MAX)
         return encode(loaded.report())
 
     @ray.method
-    def abandon(self, number: int) -> None:
-        """No more of it comes. Who shows nothing ends."""
-        self._check(number)
-        self._sections, self._bytes = [], 0
-        service, loaded = self._ready()
-        if not loaded.report().created_s:
-            service.leave()
+    def abandon(self, number: int) -> bool:
+        """No more of it comes. Who shows nothing ends; whether it does."""
+        return self._incoming.abandon(number) and self._leave_empty()
 
     @ray.method
     def report(self) -> bytes:
@@ -115,9 +101,13 @@ class _DumpActor:
         """Give up all; the actor ends."""
         self._ready()[0].leave()
 
-    def _check(self, number: int) -> None:
-        if number != self._coming:
-            raise InputError("dump: expected to be the only one that is loaded, another one came")
+    def _leave_empty(self) -> bool:
+        """End where nothing is shown."""
+        service, loaded = self._ready()
+        if loaded.report().created_s:
+            return False
+        service.leave()
+        return True
 
     def _ready(self) -> tuple[GuestService, LoadedDump]:
         """When it has a session. Raises ClusterError when it gets none in time."""
@@ -129,15 +119,21 @@ class _DumpActor:
         raise ClusterError(f"{self._name}: expected a session within {_ENLISTED_S_MAX:g} s, got none")
 
     def _load(self, loaded: LoadedDump, dump: LoadedParts, sections: list[bytes]) -> None:
-        """Lanes come by and by: the directory lends more with each report."""
+        """Lanes come by and by: the directory lends more with each report, when few are left."""
         until_s = time.monotonic() + _NUMBERS_S_MAX
-        while True:
-            try:
-                return loaded.load(dump.parts, sections, dump.created_s)
-            except InputError:
-                if time.monotonic() > until_s:
-                    raise
+        missing = loaded.reserve(dump.parts)
+        while missing:
+            if time.monotonic() > until_s:
+                loaded.release()
+                raise InputError(
+                    f"dump: expected numbers for all its lanes and workers, {missing} are missing and none "
+                    f"has come for {_NUMBERS_S_MAX:g} s"
+                )
             self._over.wait(_LOOK_S)
+            before, missing = missing, loaded.reserve(dump.parts)
+            if missing < before:
+                until_s = time.monotonic() + _NUMBERS_S_MAX
+        loaded.load(dump.parts, sections, dump.created_s)
 
     def _make(self, orders: SubscriberOrders, part_changed: Callable[[], object]) -> GuestService:
         settings = self._settings
@@ -159,6 +155,9 @@ class _DumpActor:
         while not self._over.wait(_REFRESH_S):
             if self._loaded is not None:
                 self._loaded.refresh()
+            if self._incoming.expire():
+                with contextlib.suppress(ClusterError):  # without a session it shows nothing
+                    self._leave_empty()
 
     def _run(self) -> None:
         """Attend until the end; then the process goes. A new one would have no content: nobody begins it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from kvatlas.actors.link.link import LinkError, ShardLink
@@ -19,6 +20,8 @@ from kvatlas.actors.link.messages import (
 )
 from kvatlas.index.errors import ClusterError
 
+_END_S_MAX = 1.0
+
 
 class ShardExport:
     """What one shard held, on its way out. Raises ClusterError where the shard does not answer."""
@@ -32,8 +35,9 @@ class ShardExport:
         self._number = number
         self._timeout_s = timeout_s
 
-    def begin(self) -> Future[bytes]:
-        return self._link.request(begin_export(self._to, self._number), self._timeout_s)
+    def begin(self, within_s: float = math.inf) -> Future[bytes]:
+        """`within_s`: when a copy would come too late."""
+        return self._link.request(begin_export(self._to, self._number), min(within_s, self._timeout_s))
 
     def begun(self, answer: Future[bytes]) -> None:
         """Takes the answer to `begin`; raises ClusterError also where the shard was not whole."""
@@ -68,3 +72,8 @@ class ShardExport:
                 f"shard {self.shard}: expected its content, got {message.kind.name}: {message.text}"
             )
         return message
+
+
+def end_exports(exports: Iterable[ShardExport]) -> None:
+    """Have shards let go of them; a moment is waited, so that whoever closes the links next has told them."""
+    wait([export.end() for export in exports], _END_S_MAX)

@@ -91,6 +91,8 @@ def grep(
     with clear_errors(), contextlib.ExitStack() as opened:
         if (file is None) is not live:
             raise ConfigError("grep: expected a dump or --live, one of the two")
+        if "" in (pod, model, store):  # as of a variable that is not set
+            raise ConfigError("grep: expected a name, got an empty one")
         keys = block_keys(key or ())
         shown = opened.enter_context(console.status("reading"))
         _, content = opened.enter_context(

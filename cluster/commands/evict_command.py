@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvatlas.cluster.commands.ending import Ending
+from kvatlas.cluster.commands.log_lines import log_to_stderr
 from kvatlas.cluster.commands.options import AsJson
 from kvatlas.cluster.commands.store_options import DEFAULT_THREADS, Threads, bytes_of, store_at
 from kvatlas.cluster.quantities import shown_bytes, shown_count, shown_duration
@@ -67,7 +67,7 @@ def evict(
             "free_bytes_min": bytes_of("--free-min", free_min),
         }
         settings = _settings(root or [], config, {**limits, **sizes}, threads, listen)
-        _log_to_stderr(log_json)
+        log_to_stderr("kvatlas.offload.evicting", as_json=log_json)
         if dry_run:
             _plan(settings, as_json)
         elif once:
@@ -98,8 +98,6 @@ def _settings(
 
 
 def _read(config: Path, host: str | None, port: int | None) -> EvictSettings:
-    import os
-
     import yaml
 
     from kvatlas.cluster.config.parsing import parse
@@ -227,37 +225,3 @@ def _plan(settings: EvictSettings, as_json: bool) -> None:
             typer.echo("  ages are by this host's clock: the store cannot be written")
     if as_json:
         typer.echo(json.dumps(plans))
-
-
-class _JsonLines(logging.Formatter):
-    """One event a line; what a program should see stands in fields of its own."""
-
-    _KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        said = {name: value for name, value in vars(record).items() if name not in self._KNOWN}
-        event = {
-            "time_s": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-        }
-        if record.exc_info:
-            event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps({**event, **said}, default=str)
-
-
-class _TextLines(_JsonLines):
-    def format(self, record: logging.LogRecord) -> str:
-        said = {name: value for name, value in vars(record).items() if name not in self._KNOWN}
-        fields = " ".join(f"{name}={value}" for name, value in said.items())
-        text = f"{self.formatTime(record)} {record.levelname.lower()} {record.getMessage()} {fields}".rstrip()
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-
-
-def _log_to_stderr(as_json: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if as_json else _TextLines())
-    logger = logging.getLogger("kvatlas.offload.evicting")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False

@@ -63,7 +63,7 @@ def load_into(
         told = LoadedParts(parts=tuple(reader.meta.parts), created_s=reader.meta.created_s)
         shown = decode(_result(actor.commit.remote(number, encode(told))), LoadedReport)
     except BaseException:
-        actor.abandon.remote(number)
+        _abandon(calls, session, actor.abandon.remote(number))
         raise
     return LoadReport(shown=shown, bytes=n_bytes, seconds=time.monotonic() - began_s)
 
@@ -82,6 +82,13 @@ def _send(actor: Any, number: int, reader: DumpReader, said: Said) -> int:
     return n_bytes
 
 
+def _abandon(calls: DirectoryCalls, session: str, ends: Any) -> None:
+    """Where nothing is shown its actor ends: whoever loads next would find one that is going."""
+    with contextlib.suppress(KvatlasError):
+        if _result(ends):
+            _wait_gone(calls, session)
+
+
 def drop_loaded(calls: DirectoryCalls, session: str = SESSION) -> None:
     """Give up what was loaded. Raises ClusterError where nothing is."""
     try:
@@ -90,8 +97,13 @@ def drop_loaded(calls: DirectoryCalls, session: str = SESSION) -> None:
         raise ClusterError(f"cluster {calls.cluster!r}: expected a loaded dump, there is none") from error
     with contextlib.suppress(RayError):  # it may be gone before it has answered
         ray.get(actor.drop.remote(), timeout=_CALL_S_MAX)
+    _wait_gone(calls, session)
+
+
+def _wait_gone(calls: DirectoryCalls, session: str) -> None:
+    """Raises ClusterError when its actor does not end in time."""
     waiting, until_s = threading.Event(), time.monotonic() + _GONE_S_MAX
-    while _is_there(calls, session):  # or the next load would find one that ends
+    while is_loaded(calls.cluster, session):  # or the next load would find one that ends
         if time.monotonic() > until_s:
             raise ClusterError(
                 f"cluster {calls.cluster!r}: expected {session} to end within {_GONE_S_MAX:g} s"
@@ -99,9 +111,10 @@ def drop_loaded(calls: DirectoryCalls, session: str = SESSION) -> None:
         waiting.wait(_LOOK_S)
 
 
-def _is_there(calls: DirectoryCalls, session: str) -> bool:
+def is_loaded(cluster: str, session: str = SESSION) -> bool:
+    """Whether the actor that keeps what this session has loaded is there."""
     try:
-        ray.get_actor(f"{calls.cluster}/{session}", namespace=NAMESPACE)
+        ray.get_actor(f"{cluster}/{session}", namespace=NAMESPACE)
     except ValueError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -10,11 +11,12 @@ from typing import Any
 
 import msgspec
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kvatlas.actors.orders import GUEST, NAMESPACE, encode
 from kvatlas.actors.reading.connection import DirectoryCalls
-from kvatlas.cluster.moving.loading import drop_loaded, load_into
+from kvatlas.cluster.moving.loading import drop_loaded, is_loaded, load_into
 from kvatlas.cluster.standby.dump_folder import DumpFolder
 from kvatlas.index.dumps.dump_file import DumpReader
 from kvatlas.index.errors import ClusterError, KvatlasError
@@ -24,6 +26,7 @@ SESSION = f"{GUEST}followed"
 FOLLOWER = f"{GUEST}follower"
 LOOK_S = 2.0
 """Between two looks at the folder."""
+_CALL_S_MAX = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +76,7 @@ class _FollowerActor:
     def _run(self) -> None:
         while not self._over.is_set():
             try:
-                if not _is_shown(self._calls.cluster):
+                if not is_loaded(self._calls.cluster, SESSION):
                     self._dumps.forget()
                 self._dumps.step()
             except KvatlasError as error:
@@ -86,19 +89,11 @@ class _FollowerActor:
 FollowerActor = ray.remote(_FollowerActor)
 
 
-def _is_shown(cluster: str) -> bool:
-    """Whether the actor that keeps what was loaded is there."""
-    try:
-        ray.get_actor(f"{cluster}/{SESSION}", namespace=NAMESPACE)
-    except ValueError:
-        return False
-    return True
-
-
 def follow_dumps(cluster: str, folder: str | Path) -> None:
     """Have a running cluster show the newest dump of a folder from now on, also after this process.
 
-    The folder is read on the node of this process. What was followed before is not any more.
+    The folder is read on the node of this process. What was followed before is not any more. Raises
+    ClusterError where the actor that looks at it does not start.
     """
     stop_following(cluster)
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -111,22 +106,33 @@ def follow_dumps(cluster: str, folder: str | Path) -> None:
         "scheduling_strategy": node,
     }
     actor = FollowerActor.options(**options).remote(cluster, str(Path(folder).absolute()))
-    ray.get(actor.ping.remote())
+    _result(cluster, actor.ping.remote())
 
 
 def following(cluster: str) -> FollowerReport:
-    """How following goes. Raises ClusterError where no folder is followed."""
-    told: bytes = ray.get(_actor(cluster).report.remote())
+    """How following goes. Raises ClusterError where no folder is followed, or nobody answers."""
+    told: bytes = _result(cluster, _actor(cluster).report.remote())
     return msgspec.msgpack.decode(told, type=FollowerReport)
 
 
 def stop_following(cluster: str) -> None:
-    """Follow no more, and show nothing of what was. Fine where nothing is followed."""
-    try:
+    """Follow no more, and show nothing of what was. Fine where nothing is followed.
+
+    Raises ClusterError where what is shown does not go.
+    """
+    with contextlib.suppress(ClusterError):  # nobody follows
         ray.kill(_actor(cluster), no_restart=True)
+    if is_loaded(cluster, SESSION):
         drop_loaded(DirectoryCalls(cluster), SESSION)
-    except ClusterError:
-        return
+
+
+def _result(cluster: str, answer: Any) -> Any:
+    try:
+        return ray.get(answer, timeout=_CALL_S_MAX)
+    except (RayError, TimeoutError) as error:
+        raise ClusterError(
+            f"cluster {cluster!r}: expected an answer of the actor that follows dumps, got none: {error}"
+        ) from error
 
 
 def _actor(cluster: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 
 from kvatlas.actors.reading.reader_status import ReaderStatus
@@ -18,7 +18,7 @@ class Grade(IntEnum):
     DISTRUSTED = 1
     """Its directory has not confirmed the view for too long: every worker is DEGRADED."""
     LACKING = 2
-    """A shard is missing or not whole, or most workers cannot be vouched for."""
+    """A shard is missing or not whole, most workers cannot be vouched for, or none is known."""
     GOOD = 3
 
 
@@ -30,7 +30,21 @@ def grade_of(status: ReaderStatus, workers: tuple[WorkerView, ...]) -> Grade:
         if shard.how == "missing" or shard.is_whole is False or shard.says:
             return Grade.LACKING
     vouched = sum(worker.state in ("EXACT", "PARTIAL") for worker in workers)
-    return Grade.GOOD if 2 * vouched >= len(workers) else Grade.LACKING
+    return Grade.GOOD if workers and 2 * vouched >= len(workers) else Grade.LACKING
+
+
+def differences(first: Mapping[str, int], second: Mapping[str, int]) -> list[str]:
+    """Why the second is no standby of the first, by the models of each and the tokens of their blocks. Who
+    knows no model yet differs in nothing."""
+    if not first or not second:
+        return []
+    missing = [f"it has heard no server of model {model!r}" for model in sorted(first) if model not in second]
+    sizes = [
+        f"a block of model {model!r} is {second[model]} tokens there, not {size}"
+        for model, size in sorted(first.items())
+        if size and second.get(model) and size != second[model]
+    ]
+    return [*missing, *sizes]
 
 
 class Preference:

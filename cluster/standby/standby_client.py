@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvatlas.actors.reading.cluster_reader import ClusterReader
 from kvatlas.actors.reading.connection import Connection
 from kvatlas.actors.tokenizer.cluster_tokenizing import ClusterTokenizing
 from kvatlas.cluster.client import Client
-from kvatlas.cluster.standby.preference import Grade, Preference, grade_of
+from kvatlas.cluster.standby.preference import Grade, Preference, differences, grade_of
 from kvatlas.index.choosing.choice import Choice
-from kvatlas.index.errors import ClusterError, InputError
+from kvatlas.index.errors import ClusterError, InputError, quoted
 
 if TYPE_CHECKING:
     from kvatlas.actors.choosing.router import Router
@@ -26,6 +28,8 @@ LOOK_S = 0.25
 """Between two looks at how the clusters are."""
 RETURN_S = 10.0
 """How long the first must have been as good as the second before it is asked again."""
+
+_log = logging.getLogger(__name__)
 
 
 class StandbyClient(Client):
@@ -49,6 +53,7 @@ class StandbyClient(Client):
         self._both = (first, second)
         self._preference = Preference(return_s, clock_s)
         self._judging = threading.Lock()
+        self._said: list[str] = []
         self._closing = threading.Event()
         self._how = (look_s, return_s)
         weakref.finalize(self, self._closing.set)
@@ -76,14 +81,31 @@ class StandbyClient(Client):
         first, second = map(_grade, self._both)
         with self._judging:
             self._preference.judge(first, second)
+        if Grade.GONE not in (first, second):
+            self._compare()
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Wait until one of them can be read. Raises ClusterError when none can in time."""
+        """Wait until one of them can be read, half of the time for the first. Raises ClusterError when none
+        can in time."""
         try:
-            self._both[0].wait_ready(timeout_s)
+            self._both[0].wait_ready(timeout_s / 2)
         except ClusterError:
-            self._both[1].wait_ready(timeout_s)
+            self._both[1].wait_ready(timeout_s / 2)
         self.judge()
+
+    @property
+    def differences(self) -> list[str]:
+        """Why the standby is none of the first, as far as both can be read; logged when it changes."""
+        return self._said
+
+    def _compare(self) -> None:
+        try:
+            found = differences(*map(_block_sizes, self._both))
+        except ClusterError:
+            return
+        if found and found != self._said:
+            _log.warning("%r is no standby of %r: %s", self.standby.cluster, self.cluster, "; ".join(found))
+        self._said = found
 
     def close(self) -> None:
         """Let go of both. Twice is fine."""
@@ -120,7 +142,7 @@ class StandbyClient(Client):
         )
 
     async def chooser_async(self) -> Chooser:
-        return await self._active().chooser_async()
+        return await self._through_async(lambda client: client.chooser_async())
 
     def _of_request(self, ask: Callable[[Client], T]) -> T:
         """Of the first that knows it."""
@@ -133,12 +155,10 @@ class StandbyClient(Client):
         return ask(last)
 
     def _in_order(self) -> list[Client]:
-        """Those that have chosen something, the one that is asked first; it in any case."""
+        """Those that have chosen something, the one that is asked first; it where none has."""
         active = self._active()
-        return [
-            active,
-            *(client for client in self._both if client is not active and client._router is not None),
-        ]
+        order = (active, *(client for client in self._both if client is not active))
+        return [client for client in order if client._router is not None] or [active]
 
     # What `Client` asks through.
 
@@ -156,6 +176,16 @@ class StandbyClient(Client):
                 raise
             return ask(self._active())
 
+    async def _through_async(self, ask: Callable[[Client], Awaitable[T]]) -> T:
+        active = self._active()
+        try:
+            return await ask(active)
+        except ClusterError:
+            await asyncio.get_running_loop().run_in_executor(None, self.judge)
+            if self._active() is active:
+                raise
+            return await ask(self._active())
+
     def _connected(self) -> Connection:
         return self._through(lambda client: client._connected())
 
@@ -166,7 +196,7 @@ class StandbyClient(Client):
         return self._through(lambda client: client._reader())
 
     async def _reader_async(self) -> ClusterReader:
-        return await self._active()._reader_async()
+        return await self._through_async(lambda client: client._reader_async())
 
     def _routed(self) -> Router:
         return self._through(lambda client: client._routed())
@@ -188,6 +218,15 @@ def _grade(client: Client) -> Grade:
         return grade_of(client.reading(), client.pods())
     except ClusterError:
         return Grade.GONE
+    except Exception as error:  # of Ray, which has many kinds, while it stands still itself
+        _log.info("cluster %r cannot be looked at: %s", client.cluster, quoted(error))
+        return Grade.GONE
+
+
+def _block_sizes(client: Client) -> dict[str, int]:
+    """Tokens in a block of each model that it has heard of. Raises ClusterError."""
+    models = {worker.model for worker in client.pods()}
+    return {model: client._reader().question((), model=model).block_size_tokens for model in models}
 
 
 def _look(client: weakref.ref[StandbyClient], closing: threading.Event, look_s: float) -> None:
@@ -196,5 +235,8 @@ def _look(client: weakref.ref[StandbyClient], closing: threading.Event, look_s: 
         own = client()
         if own is None:
             return
-        own.judge()
+        try:
+            own.judge()
+        except Exception:  # or nobody would look any more
+            _log.exception("%r: its clusters cannot be looked at just now", own)
         del own

@@ -3,13 +3,14 @@
     dump  := magic "KVADUMP\\n" | version u32 | chunk META | chunk SECT* | chunk ENDS         little-endian
     chunk := kind 4 bytes | length u32 | crc32 u32 | length bytes
 
-docs/dump_format.md has it byte by byte. A path appears only when its file is whole; a stream is whole when
+docs/dump_format.md has it byte by byte. A file appears only when it is whole; a stream is whole when
 its end has been read, so whoever loads one makes nothing of it visible before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import zlib
@@ -23,7 +24,7 @@ import msgspec
 from kvatlas.index._native import content_of
 from kvatlas.index.dumps.meta import DumpMeta, DumpTotals
 from kvatlas.index.errors import DumpError
-from kvatlas.index.replacing import replacing
+from kvatlas.index.replacing import writing
 
 _Decoded = TypeVar("_Decoded", DumpMeta, DumpTotals)
 
@@ -51,13 +52,14 @@ class DumpWriter:
         self._totals = DumpTotals()
         self._finished = False
         with self._refusing():
+            head = self._encoded(meta)
             self._file = self._opened(to)
-            self._file.write(_START.pack(MAGIC, VERSION))
-            self._write(_META, msgspec.msgpack.encode(meta))
+            self._put(_START.pack(MAGIC, VERSION))
+            self._write(_META, head)
 
     def _opened(self, to: str | os.PathLike[str] | BinaryIO) -> BinaryIO:
         if isinstance(to, (str, os.PathLike)):
-            return self._cleanup.enter_context(replacing(Path(to)))
+            return self._cleanup.enter_context(writing(Path(to)))
         return to
 
     def put(self, section: bytes) -> None:
@@ -91,15 +93,34 @@ class DumpWriter:
     def _write(self, kind: bytes, body: bytes) -> None:
         if len(body) > _BYTES_MAX[kind]:
             raise DumpError(f"{self._name}: expected at most {_BYTES_MAX[kind]} bytes, got {len(body)}")
-        self._file.write(_CHUNK.pack(kind, len(body), _checksum(kind, body)))
-        self._file.write(body)
+        self._put(_CHUNK.pack(kind, len(body), _checksum(kind, body)))
+        self._put(body)
+
+    def _put(self, body: bytes) -> None:
+        """All of it: a stream without a buffer may take less than it is given, on a full disk for one."""
+        left = memoryview(body)
+        while left:
+            taken = self._file.write(left)
+            if not taken:
+                raise OSError(errno.EAGAIN, "a stream that takes nothing")
+            left = left[taken:]
+
+    def _encoded(self, meta: DumpMeta) -> bytes:
+        try:
+            return msgspec.msgpack.encode(meta)
+        except UnicodeEncodeError as error:
+            told = f"{error.object!r:.200}"
+            raise DumpError(f"{self._name}: expected names that are UTF-8, got {told}") from error
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            self._cleanup.__exit__(type(error), error, error.__traceback__)
+        except (OSError, DumpError) as error:
+            with contextlib.suppress(OSError):  # what is left in its buffer finds no room either
+                self._cleanup.__exit__(type(error), error, error.__traceback__)
+            if isinstance(error, DumpError):
+                raise
             raise DumpError(f"{self._name}: expected to write a dump, got {error}") from error
 
 
@@ -232,7 +253,7 @@ class DumpReader:
     def _decoded(self, at: int, body: bytes, kind: type[_Decoded]) -> _Decoded:
         try:
             return msgspec.msgpack.decode(body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._unexpected(at, f"a {kind.__name__}", str(error)) from error
 
     def _unexpected(self, at: int, expected: str, got: str) -> DumpError:

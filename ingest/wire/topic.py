@@ -37,3 +37,12 @@ def parse_topic(topic: bytes) -> Topic:
         return Topic(None, None)
     pod, _, model = names.partition("@")
     return Topic(pod or None, model or None)
+
+
+def is_text(name: str) -> bool:
+    """Whether it has no lone surrogates: it can be told to others, in a message or a file."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

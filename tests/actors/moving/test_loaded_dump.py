@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -13,7 +13,8 @@ from kvatlas.actors.orders import ClusterView, Lease, PartView, SubscriberOrders
 from kvatlas.index.errors import DumpError, InputError
 from kvatlas.index.groups import Group
 from kvatlas.index.view import FleetPart, WorkerView
-from kvatlas.ingest.shown_dump import shown_age
+from kvatlas.ingest.numbering import LeasedNumbers
+from kvatlas.ingest.shown_dump import ShownDump, shown_age
 from tests.actors.link.link_peers import wait_until
 from tests.actors.moving.cut_rig import CutRig
 from tests.actors.subscriber.shards_by_mail import held
@@ -174,6 +175,40 @@ def test_dump_with_more_workers_than_there_are_lanes_changes_nothing() -> None:
     assert dumped.shown() == {}
     assert dumped.service.numbers.lanes_free == 3
     dumped.close()
+
+
+def test_lanes_that_come_by_and_by_are_kept_until_there_are_enough() -> None:
+    """The directory doubles what a session has when little of it is free; what is given back rests."""
+    n_workers, held = 3_000, 256
+    parts = [FleetPart(workers=tuple(view(number) for number in range(n_workers)))]
+    numbers = LeasedNumbers(rest_s=60.0, clock_s=lambda: 0.0)
+    numbers.lease([(0, held)], [(0, held)])
+    shown = ShownDump(Teller(numbers))
+    while missing := shown.reserve(parts):
+        assert missing == 2 * (n_workers - held), "a lane and a number of each"
+        numbers.lease([(held, held)], [(held, held)])
+        held *= 2
+    assert numbers.lanes_free == held - n_workers
+    shown.load(parts, [], 1.0)
+    assert shown.report().workers == n_workers
+    assert held == 4_096, "none of them rests"
+
+
+def view(number: int) -> WorkerView:
+    return WorkerView(number=number, pod=f"p{number}", rank=0, model="m", groups=(Group(number),))
+
+
+class Teller:
+    """Tells nobody."""
+
+    name = "guest/dump"
+
+    def __init__(self, numbers: LeasedNumbers) -> None:
+        self.numbers = numbers
+
+    def load(self, sections: Iterable[bytes], lanes: dict[int, int] | None = None) -> None: ...
+    def remove_lanes(self, lanes: Iterable[int]) -> None: ...
+    def set_part(self, part: FleetPart) -> None: ...
 
 
 @pytest.mark.parametrize(

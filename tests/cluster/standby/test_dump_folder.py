@@ -8,7 +8,7 @@ from pathlib import Path
 from kvatlas.cluster.standby.dump_folder import DumpFolder
 from kvatlas.index.dumps.dump_file import DumpReader, write_dump
 from kvatlas.index.dumps.meta import DumpMeta
-from kvatlas.index.errors import ClusterError, DumpError
+from kvatlas.index.errors import ClusterError, DumpError, InputError
 from kvatlas.index.shards import ShardedIndex
 from tests.index.backends.telling import add
 from tests.models.world import chain
@@ -29,6 +29,7 @@ class Taker:
     def __init__(self) -> None:
         self.taken: list[float] = []
         self.refuses: set[float] = set()
+        self.too_large: set[float] = set()
         self.is_away = False
 
     def __call__(self, reader: DumpReader) -> None:
@@ -36,6 +37,8 @@ class Taker:
             raise ClusterError("nobody is there")
         if reader.meta.created_s in self.refuses:
             raise DumpError("of another seed")
+        if reader.meta.created_s in self.too_large:
+            raise InputError("more workers than lanes")
         assert list(reader)
         self.taken.append(reader.meta.created_s)
 
@@ -98,4 +101,77 @@ def test_a_folder_that_is_not_there_may_come(tmp_path: Path) -> None:
     assert dumps.counts["folders_missing"] == 1
     (tmp_path / "later").mkdir()
     dump(tmp_path / "later" / "a", 1.0)
+    assert dumps.step()
+
+
+def test_one_that_is_too_large_is_left_out_and_an_older_one_taken(tmp_path: Path) -> None:
+    taker = Taker()
+    taker.too_large = {200.0}
+    dump(tmp_path / "small", 100.0)
+    dump(tmp_path / "large", 200.0)
+    dumps = DumpFolder(tmp_path, taker)
+    assert dumps.step()
+    assert taker.taken == [100.0]
+    assert dumps.counts["dumps_refused"] == 1
+
+
+def test_one_from_the_future_does_not_keep_out_what_comes_later(tmp_path: Path) -> None:
+    """The clock of whoever dumped was a day ahead, and was set right."""
+    taker, now_s = Taker(), 1_000.0
+    dumps = DumpFolder(tmp_path, taker, wall_s=lambda: now_s)
+    dump(tmp_path / "ahead", 90_000.0)
+    assert dumps.step()
+    now_s = 1_100.0
+    dump(tmp_path / "right", 1_060.0)
+    assert dumps.step()
+    assert taker.taken == [90_000.0, 1_060.0]
+    assert not dumps.step()
+
+
+def test_links_that_lead_nowhere_keep_no_dump_out(tmp_path: Path) -> None:
+    dump(tmp_path / "a", 1.0)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nothing")
+    (tmp_path / "folder").mkdir()
+    dumps = DumpFolder(tmp_path, Taker())
+    assert dumps.step()
+    assert not dumps.counts["folders_missing"]
+
+
+def test_a_folder_that_vanishes_keeps_what_was_loaded(tmp_path: Path) -> None:
+    folder, taker = tmp_path / "dumps", Taker()
+    folder.mkdir()
+    dumps = DumpFolder(folder, taker)
+    dump(folder / "a", 1.0)
+    assert dumps.step()
+    (folder / "a").unlink()
+    folder.rmdir()
+    assert not dumps.step()
+    assert (dumps.loaded_s, dumps.counts["folders_missing"]) == (1.0, 1)
+
+
+def test_one_that_is_still_being_written_is_taken_when_it_is_whole(tmp_path: Path) -> None:
+    taker = Taker()
+    dumps = DumpFolder(tmp_path, taker)
+    whole = dump(tmp_path / "elsewhere", 5.0).read_bytes()
+    (tmp_path / "elsewhere").unlink()
+    for n_bytes in (0, 7, 40, len(whole) - 1):
+        (tmp_path / "copied").write_bytes(whole[:n_bytes])
+        assert not dumps.step()
+    (tmp_path / "copied").write_bytes(whole)
+    assert dumps.step()
+    assert taker.taken == [5.0]
+
+
+def test_one_that_has_changed_under_its_old_time_is_looked_at_again(tmp_path: Path) -> None:
+    """As where it was only made readable: dumps are their owner's only."""
+    taker = Taker()
+    dumps = DumpFolder(tmp_path, taker)
+    file = dump(tmp_path / "a", 5.0)
+    whole, told = file.read_bytes(), file.stat()
+    file.write_bytes(whole[:-1] + b"\xff")
+    os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns))
+    assert not dumps.step()
+    file.write_bytes(whole)
+    os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns))
     assert dumps.step()

@@ -18,15 +18,13 @@ from kvatlas.actors.orders import NAMESPACE
 from kvatlas.cluster import launch
 from kvatlas.cluster.cli import app
 from kvatlas.cluster.client import Client
-from kvatlas.cluster.config.actors_config import ShardsConfig
-from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.cluster.standby import following
 from kvatlas.index.groups import Group
 from kvatlas.index.keys import block_keys
 from kvatlas.index.view import FleetPart, WorkerView
-from kvatlas.ingest.config import AtlasConfig
 from kvatlas.ingest.discovery.config import DiscoveryConfig
-from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, wait_until
+from tests.cluster.living_fleet import MODEL, Fleet, wait_until
+from tests.cluster.standby.small_cluster import small_cluster
 from tests.index.backends.telling import add, held
 from tests.models.world import GPU
 
@@ -39,27 +37,11 @@ pytestmark = [
 FIRST, SECOND = "dumped", "warm"
 
 
-def config(name: str, discovery: DiscoveryConfig) -> ClusterConfig:
-    return ClusterConfig(
-        name=name,
-        discovery=discovery,
-        shards=ShardsConfig(count=2, table_bytes_max=32 << 20),
-        atlas=AtlasConfig(hash_seed="both"),
-    )
-
-
-@pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    with fleet_of(2) as fleet:
-        fleet.serve(30)
-        yield fleet
-
-
 @pytest.fixture(scope="module")
 def dumps(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a dump of a cluster that is gone."""
     folder = tmp_path_factory.mktemp("dumps")
-    with launch.start(config(FIRST, fleet.discovery)) as client:
+    with launch.start(small_cluster(FIRST, fleet.discovery)) as client:
         fleet.wait_agreed(client)
         assert CliRunner().invoke(app, ["dump", str(folder / "a"), "--name", FIRST]).exit_code == 0
     launch.down(FIRST)
@@ -68,7 +50,7 @@ def dumps(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    with launch.start(config(SECOND, DiscoveryConfig())) as client:
+    with launch.start(small_cluster(SECOND, DiscoveryConfig())) as client:
         yield client
     launch.down(SECOND)
 
@@ -94,7 +76,7 @@ def test_it_shows_the_newest_dump_until_it_hears_a_worker_itself(
     wait_until(lambda: set(states(client)) == pods, 60, lambda: following.following(SECOND))
     assert set(states(client).values()) == {"DEGRADED"}
     assert all("from a dump of" in worker.doubts[0] for worker in client.pods())
-    wait_until(lambda: loads() == 1, 30, lambda: following.following(SECOND))
+    wait_until(lambda: loads() == 1, 60, lambda: following.following(SECOND))
     shown = {n: matched(client, prompt) for n, prompt in enumerate(fleet.prompts)}
     assert any(shown.values())
 
@@ -128,8 +110,8 @@ def test_a_guest_writes_what_clients_read(client: Client) -> None:
         number=number, pod="outside", rank=0, model="m", groups=(Group(lane),), state="PARTIAL"
     )
     with_index.set_part(FleetPart(block_sizes={"m": 16}, workers=(worker,)))
-    wait_until(lambda: [w.pod for w in client.pods()] == ["outside"], 30, client.pods)
+    wait_until(lambda: [w.pod for w in client.pods()] == ["outside"], 60, client.pods)
     assert client.score(prompt, model="m") == {"outside": 150.0}
     assert sum(map(bool, with_index.export())) >= 2, "a record a shard at least"
     with_index.close()
-    wait_until(lambda: not client.pods(), 30, client.pods)
+    wait_until(lambda: not client.pods(), 60, client.pods)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvatlas.actors.reading.reader_status import ReaderStatus, ShardReading
-from kvatlas.cluster.standby.preference import Grade, Preference, grade_of
+from kvatlas.cluster.standby.preference import Grade, Preference, differences, grade_of
 from kvatlas.index.view import WorkerView
 
 
@@ -37,10 +37,11 @@ def workers(*states: str) -> tuple[WorkerView, ...]:
 @pytest.mark.parametrize(
     ("seen", "views", "grade"),
     [
-        (status(), (), Grade.GOOD),
+        (status(), workers("EXACT"), Grade.GOOD),
+        (status(), (), Grade.LACKING),
         (status(), workers("EXACT", "PARTIAL", "DEGRADED"), Grade.GOOD),
         (status(), workers("EXACT", "DEGRADED", "BLIND"), Grade.LACKING),
-        (status(shard("asked", None)), (), Grade.GOOD),
+        (status(shard("asked", None)), workers("PARTIAL"), Grade.GOOD),
         (status(shard(), shard("missing", None)), workers("EXACT"), Grade.LACKING),
         (status(shard(is_whole=False)), workers("EXACT"), Grade.LACKING),
         (status(shard("asked", None, "too slow")), workers("EXACT"), Grade.LACKING),
@@ -91,3 +92,20 @@ def test_nobody_waits_for_a_second_that_is_gone() -> None:
     preference = Preference(10.0, Clock())
     preference.judge(Grade.GONE, Grade.GOOD)
     assert preference.judge(Grade.DISTRUSTED, Grade.GONE) == 0
+
+
+def test_a_first_that_has_come_back_empty_is_not_asked_while_the_second_knows_its_workers() -> None:
+    clock = Clock()
+    preference = Preference(10.0, clock)
+    assert preference.judge(Grade.GONE, Grade.GOOD) == 1
+    clock.now_s += 60.0
+    assert preference.judge(grade_of(status(), ()), grade_of(status(), workers("EXACT"))) == 1
+
+
+def test_a_standby_of_other_models_or_block_sizes_is_told() -> None:
+    assert differences({"m": 16, "n": 0}, {"m": 16, "n": 32, "o": 8}) == []
+    assert differences({}, {"m": 16}) == differences({"m": 16}, {}) == [], "nothing is known yet"
+    assert differences({"m": 16, "n": 16}, {"n": 32}) == [
+        "it has heard no server of model 'm'",
+        "a block of model 'n' is 32 tokens there, not 16",
+    ]
