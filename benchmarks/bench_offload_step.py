@@ -47,17 +47,19 @@ class TierAlone:
         self.on_request_finished = self.tier.on_request_finished
         self.take_events, self.get_stats = self.tier.take_events, self.tier.get_stats
         self._vllm, self._job, self._open = vllm, 0, 0
-        self._hits: dict[str, list[Any]] = {}
+        self._hits: list[list[Any]] = []
+        self.lookup = self.tier.lookup
 
-    def lookup(self, key: Any, context: Any) -> Any:
-        answer = self.tier.lookup(key, context)
-        if answer.name == "HIT":
-            self._hits.setdefault(context.req_id, []).append(key)
-        return answer
+    def looked_up(self, keys: list[Any], answers: list[Any]) -> None:
+        """All of one request."""
+        hit = self._vllm.HIT
+        hits = [key for key, answer in zip(keys, answers, strict=True) if answer is hit]
+        if hits:
+            self._hits.append(hits)
 
     def on_schedule_end(self, ended: Any) -> None:
         self._take_finished()
-        for keys in self._hits.values():
+        for keys in self._hits:
             self._submit(self.tier.submit_load, keys, is_load=True)
         self._hits.clear()
         self.tier.on_schedule_end(ended)
@@ -100,6 +102,9 @@ class WholeManager:
         self.on_schedule_end = self.manager.on_schedule_end
         self.take_events, self.get_stats = self.manager.take_events, self.manager.get_stats
         self._vllm = vllm
+
+    def looked_up(self, keys: list[Any], answers: list[Any]) -> None:
+        """The manager has taken note."""
 
     def store(self, keys: list[Any]) -> None:
         context = self._vllm.request("stores")
@@ -157,7 +162,9 @@ class Core:
         begin = time.perf_counter()
         lookup = called.lookup
         for context, keys in requests:
-            answers += [lookup(key, context) for key in keys]
+            told = [lookup(key, context) for key in keys]
+            called.looked_up(keys, told)
+            answers += told
         called.on_schedule_end(ended)
         for _ in called.take_events():
             pass

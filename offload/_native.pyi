@@ -3,12 +3,14 @@
 Every method may be called from any thread, and releases the GIL where it works, unless it says otherwise.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
+
+_T = TypeVar("_T")
 
 # --- chunk files: checksums, names, heads (chunk_file.hpp) --------------------------------------------------
 
@@ -333,6 +335,9 @@ class Catalogue:
     def find(self, key: bytes, now_s: float) -> int:
         """UNKNOWN, PRESENT, ABSENT or ASKED. Keeps the GIL: well below a microsecond."""
 
+    def present_of(self, keys: Sequence[bytes], now_s: float) -> list[bytes]:
+        """Those of the keys that find says PRESENT of, none of another length. Keeps the GIL."""
+
     def ask(self, key: bytes) -> bool:
         """Has take_asked give the key out, whatever was known of it. False: no room, all known keys wait."""
 
@@ -341,6 +346,9 @@ class Catalogue:
 
     def set(self, keys: Buffer, state: int, now_s: float) -> None:
         """Packed keys are now PRESENT, or ABSENT for `absent_s`."""
+
+    def answer(self, keys: Buffer, outcomes: Buffer, now_s: float) -> None:
+        """Packed keys, each PRESENT where its byte of `outcomes` is 0, else ABSENT for `absent_s`."""
 
     def forget(self, keys: Buffer) -> None: ...
     def statistics(self) -> CatalogueStatistics: ...
@@ -364,6 +372,41 @@ class CatalogueStatistics:
     def expired(self) -> int: ...
     @property
     def refused(self) -> int: ...
+
+class Lookups:
+    """Answers the lookups of one engine core from a Catalogue, and counts the answers. One thread.
+
+    All are ABSENT while `is_down`, and keys of another length always. What is not known becomes ASKED: the
+    catalogue's take_asked gives it out.
+    """
+
+    is_down: bool
+    trial_key: bytes | None
+    """What was looked up last while `is_down`; None: nothing, or what was set."""
+
+    def __init__(self, catalogue: Catalogue) -> None: ...
+    def look_up(self, key: bytes, now_s: float) -> int:
+        """PRESENT, ABSENT or ASKED. Keeps the GIL, as do functions from `answering`."""
+
+    def answering(self, *, present: _T, absent: _T, asked: _T) -> Callable[[bytes, object], _T]:
+        """look_up by time.monotonic, as a function (key, req_context) whose answer is one of these."""
+
+    @property
+    def counts(self) -> LookupCounts: ...
+
+class LookupCounts:
+    """Lookups since the start by what was answered."""
+
+    @property
+    def present(self) -> int: ...
+    @property
+    def absent(self) -> int: ...
+    @property
+    def asked(self) -> int: ...
+    @property
+    def down(self) -> int: ...
+    @property
+    def foreign(self) -> int: ...
 
 # --- copies between device memory and slots (copies.hpp) ----------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import msgspec
 import numpy as np
@@ -13,6 +13,31 @@ import numpy.typing as npt
 
 Rows: TypeAlias = npt.NDArray[np.int32]
 """Row numbers of host memory, one a key [n_keys]."""
+
+
+class PackedKeys(Sequence[bytes]):
+    """Keys of one length, one behind the other; each is cut out when it is asked for."""
+
+    def __init__(self, packed: bytes, key_bytes: int) -> None:
+        self.packed, self._key_bytes = packed, key_bytes
+
+    def __len__(self) -> int:
+        return len(self.packed) // self._key_bytes
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, at: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        begin = range(len(self))[at] * self._key_bytes
+        return self.packed[begin : begin + self._key_bytes]
+
+
+def packed(keys: Sequence[bytes]) -> bytes:
+    """The keys, one behind the other."""
+    return keys.packed if isinstance(keys, PackedKeys) else b"".join(keys)
 
 
 class Outcome(enum.IntEnum):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from kvatlas.offload._native import Engine, FinishedJob, chunk_name, file_bytes
-from kvatlas.offload.backends.backend import Backend, Finished, Outcome, Rows
+from kvatlas.offload.backends.backend import Backend, Finished, Outcome, Rows, packed
 from kvatlas.offload.capacity.capacity import Capacity
 from kvatlas.offload.layout.space import Space
 from kvatlas.offload.layout.walking import Walk
@@ -53,7 +53,7 @@ class FilesBackend(Backend):
         return self._engine is not None and self._engine.submit_load(job, b"".join(keys), rows)
 
     def submit_probe(self, job: int, keys: Sequence[bytes]) -> bool:
-        return self._engine is not None and self._engine.submit_probe(job, b"".join(keys))
+        return self._engine is not None and self._engine.submit_probe(job, packed(keys))
 
     def finished(self) -> Sequence[Finished]:
         return [self._end(ended) for ended in self._engine.finished()] if self._engine is not None else ()

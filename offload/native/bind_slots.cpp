@@ -109,6 +109,25 @@ void set(Catalogue& catalogue, nb::handle keys, int state, double now_s) {
   catalogue.set(packed.data(), packed.size(), known, now_s);
 }
 
+nb::list present_of(Catalogue& catalogue, nb::sequence keys, double now_s) {
+  nb::list present;
+  for (const nb::handle key : keys) {
+    if (!PyBytes_Check(key.ptr())) throw Error(ErrorKind::input, std::string("keys: expected bytes, got ") + Py_TYPE(key.ptr())->tp_name);
+    if (PyBytes_GET_SIZE(key.ptr()) != catalogue.key_bytes()) continue;
+    if (catalogue.is_present(reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(key.ptr())), now_s)) present.append(key);
+  }
+  return present;
+}
+
+void answer(Catalogue& catalogue, nb::handle keys, nb::handle outcomes, double now_s) {
+  const Keys packed(keys, catalogue.key_bytes());
+  const ByteSpan each(outcomes, "outcomes");
+  if (each.size() != packed.size())
+    throw Error(ErrorKind::input, "outcomes: expected " + std::to_string(packed.size()) + " bytes, got " + std::to_string(each.size()));
+  nb::gil_scoped_release unlocked;
+  catalogue.answer(packed.data(), each.data(), packed.size(), now_s);
+}
+
 template <class Owner, void (Owner::*method)(const uint8_t*, size_t)>
 void with_keys(Owner& owner, nb::handle keys) {
   const Keys packed(keys, owner.key_bytes());
@@ -163,9 +182,11 @@ void bind_catalogue_class(nb::module_& m) {
   catalogue.def(nb::init<int64_t, int64_t, double>(), nb::arg("entries_max"), nb::arg("key_bytes"), nb::arg("absent_s"))
       .def("find", [](Catalogue& self, nb::bytes key, double now_s) { return static_cast<int>(self.find(one_key(key, self.key_bytes()), now_s)); },
            nb::arg("key"), nb::arg("now_s"))
+      .def("present_of", &present_of, nb::arg("keys"), nb::arg("now_s"))
       .def("ask", [](Catalogue& self, nb::bytes key) { return self.ask(one_key(key, self.key_bytes())); }, nb::arg("key"))
       .def("take_asked", &take_asked, nb::arg("most"))
       .def("set", &set, nb::arg("keys"), nb::arg("state"), nb::arg("now_s"))
+      .def("answer", &answer, nb::arg("keys"), nb::arg("outcomes"), nb::arg("now_s"))
       .def("forget", &with_keys<Catalogue, &Catalogue::forget>, nb::arg("keys"))
       .def("statistics", &Catalogue::statistics);
   catalogue.attr("UNKNOWN") = static_cast<int>(Catalogue::State::unknown);

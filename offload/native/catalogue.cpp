@@ -49,7 +49,7 @@ template <class Work>
 void Catalogue::by_portions(const uint8_t* keys, size_t n, Work work) {
   for (size_t i = 0; i < n;) {
     const std::lock_guard locked(mutex_);
-    for (const size_t end = std::min(n, i + kPortion); i < end; ++i) work(keys + i * key_bytes());
+    for (const size_t end = std::min(n, i + kPortion); i < end; ++i) work(keys + i * key_bytes(), i);
   }
 }
 
@@ -67,9 +67,13 @@ uint32_t Catalogue::take() {
 
 // The entry of a key, made where there is none; kNone: no room.
 uint32_t Catalogue::entry_for(const uint8_t* key) {
-  uint32_t entry = table_.find(key);
-  if (entry != kNone) return entry;
-  entry = take();
+  const uint32_t entry = table_.find(key);
+  return entry != kNone ? entry : add(key);
+}
+
+// A new entry. REQUIRES: the key has none. kNone: no room.
+uint32_t Catalogue::add(const uint8_t* key) {
+  const uint32_t entry = take();
   if (entry == kNone) {
     ++refused_;
     return kNone;
@@ -118,16 +122,22 @@ void Catalogue::take_asked(size_t most, std::string& keys) {
 
 void Catalogue::set(const uint8_t* keys, size_t n, State state, double now_s) {
   assert(state == State::present || state == State::absent);
-  by_portions(keys, n, [&](const uint8_t* key) {
-    const uint32_t entry = entry_for(key);
-    if (entry == kNone) return;
-    change(entry, state);
-    entries_[entry].until_s = now_s + absent_s_;
-  });
+  by_portions(keys, n, [&](const uint8_t* key, size_t) { settle(key, state, now_s); });
+}
+
+void Catalogue::answer(const uint8_t* keys, const uint8_t* outcomes, size_t n, double now_s) {
+  by_portions(keys, n, [&](const uint8_t* key, size_t at) { settle(key, outcomes[at] == 0 ? State::present : State::absent, now_s); });
+}
+
+void Catalogue::settle(const uint8_t* key, State state, double now_s) {
+  const uint32_t entry = entry_for(key);
+  if (entry == kNone) return;
+  change(entry, state);
+  entries_[entry].until_s = now_s + absent_s_;
 }
 
 void Catalogue::forget(const uint8_t* keys, size_t n) {
-  by_portions(keys, n, [&](const uint8_t* key) {
+  by_portions(keys, n, [&](const uint8_t* key, size_t) {
     const uint32_t entry = table_.find(key);
     if (entry != kNone) remove(entry);
   });

@@ -50,12 +50,18 @@ class Catalogue {
   uint32_t key_bytes() const { return table_.key_bytes(); }
 
   State find(const uint8_t* key, double now_s);
+  // find, and ask for what is unknown. Unknown: there was no room to ask. The time is read only where it matters.
+  template <class Clock>
+  State look_up(const uint8_t* key, Clock now_s);
+  bool is_present(const uint8_t* key, double now_s) { return find(key, now_s) == State::present; }
   // Has a key asked for by the next take_asked, whatever was known of it. False: no room.
   bool ask(const uint8_t* key);
   // Appends up to `most` waiting keys.
   void take_asked(size_t most, std::string& keys);
   // REQUIRES: state is present or absent.
   void set(const uint8_t* keys, size_t n, State state, double now_s);
+  // Each key is PRESENT where its outcome is 0, as that of a probe that found it, else ABSENT.
+  void answer(const uint8_t* keys, const uint8_t* outcomes, size_t n, double now_s);
   void forget(const uint8_t* keys, size_t n);
 
   CatalogueStatistics statistics() const;
@@ -69,6 +75,8 @@ class Catalogue {
   template <class Work>
   void by_portions(const uint8_t* keys, size_t n, Work work);
   uint32_t entry_for(const uint8_t* key);
+  uint32_t add(const uint8_t* key);
+  void settle(const uint8_t* key, State state, double now_s);
   uint32_t take();
   void change(uint32_t entry, State state);
   void remove(uint32_t entry);
@@ -88,5 +96,22 @@ class Catalogue {
   uint64_t expired_ = 0;
   uint64_t refused_ = 0;
 };
+
+template <class Clock>
+Catalogue::State Catalogue::look_up(const uint8_t* key, Clock now_s) {
+  const std::lock_guard locked(mutex_);
+  uint32_t entry = table_.find(key);
+  if (entry == kNone) {
+    entry = add(key);
+    if (entry == kNone) return State::unknown;
+  } else if (entries_[entry].state != State::absent || now_s() < entries_[entry].until_s) {
+    if (!entries_[entry].is_waiting) known_.renew(entry);
+    return entries_[entry].state;
+  } else {
+    ++expired_;
+  }
+  change(entry, State::asked);
+  return State::asked;
+}
 
 }  // namespace kvatlas

@@ -1,6 +1,7 @@
 #include "offload/native/engine.hpp"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -69,6 +70,13 @@ void begin_thread(const char* name) {
   pthread_setname_np(pthread_self(), name);
 }
 
+// A thread that is woken does not take the processor from the one that has woken it, which is an engine core in the middle of its
+// step; it runs as soon as one is free, or as anybody else does. Where it is refused, all is as it was.
+void yield_to_submitters() {
+  const sched_param none{};
+  pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+}
+
 FileOptions file_options_of(const EngineOptions& o) {
   FileOptions out;
   std::memcpy(out.writer, o.writer.data(), kWriterBytes);
@@ -122,6 +130,7 @@ struct Engine::Core {
 
   void run(EngineWorker& worker) {
     begin_thread("kvatlas-io");
+    yield_to_submitters();
     if (!cpus.empty() && pin_to(cpus)) is_pinned.store(true, std::memory_order_relaxed);
     worker.run();
     std::lock_guard lock(mutex);

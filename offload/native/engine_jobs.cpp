@@ -50,7 +50,7 @@ bool JobBoard::post(JobKind kind, int64_t id, std::vector<uint8_t> keys, std::ve
   }
   mine.queued += n;
   (kind == JobKind::probe || kind == JobKind::store ? mine.first : mine.second).push_back(job);
-  if (open_.size() == 1) watch_.notify_one();
+  if (std::exchange(is_watch_idle_, false)) watch_.notify_one();
   pass_on();
   return true;
 }
@@ -233,9 +233,11 @@ void JobBoard::watch() {
   Lock lock(mutex_);
   while (!watching_ends_) {
     if (open_.empty()) {
+      is_watch_idle_ = true;
       watch_.wait(lock);
       continue;
     }
+    is_watch_idle_ = false;
     const EngineClock::time_point deadline = open_.begin()->second->deadline;
     const EngineClock::time_point now = EngineClock::now();
     // A job that is beyond its limit and still open has a row that is being touched: look again soon.

@@ -165,6 +165,7 @@ class JobBoard {
   std::vector<FinishedJob> finished_;
   std::vector<Doorbell*> listening_;
   bool stopped_ = false, watching_ends_ = false;
+  bool is_watch_idle_ = false;  // it waits for a job; else it looks by itself at a time before any later job's limit
   EngineStatistics counted_;
 };
 

@@ -1,5 +1,7 @@
 #include "offload/native/key_table.hpp"
 
+#include <sys/mman.h>
+
 #include <bit>
 #include <cassert>
 #include <cstring>
@@ -9,12 +11,25 @@
 namespace kvatlas {
 namespace {
 
+constexpr size_t kLargePageBytes = size_t{2} << 20;
+
 // Zeroed, and no page of it touched.
 template <class T>
 T* zeroed(size_t n) {
   void* memory = std::calloc(n, sizeof(T));
   if (memory == nullptr) throw std::bad_alloc();
   return static_cast<T*>(memory);
+}
+
+// Zeroed, and touched where they are many.
+uint32_t* cells_of(size_t n) {
+  const size_t bytes = n * sizeof(uint32_t);
+  if (bytes < kLargePageBytes) return zeroed<uint32_t>(n);
+  void* memory = std::aligned_alloc(kLargePageBytes, bytes);  // both are powers of two
+  if (memory == nullptr) throw std::bad_alloc();
+  madvise(memory, bytes, MADV_HUGEPAGE);  // refused: small pages do as well
+  std::memset(memory, 0, bytes);
+  return static_cast<uint32_t*>(memory);
 }
 
 uint64_t random_seed() {
@@ -43,7 +58,7 @@ KeyTable::KeyTable(uint32_t n_max, uint32_t key_bytes)
       key_bytes_(key_bytes),
       mask_(std::bit_ceil(size_t{n_max} * 2) - 1),
       seed_(random_seed()),
-      cells_(zeroed<uint32_t>(mask_ + 1)),
+      cells_(cells_of(mask_ + 1)),
       keys_(zeroed<uint8_t>(size_t{n_max} * key_bytes)) {
   assert(n_max >= 1 && n_max < (1u << 30) && key_bytes >= 1);
 }

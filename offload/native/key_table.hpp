@@ -4,8 +4,9 @@
 //   keys_    [n_max][key_bytes]          the key of each entry
 //
 // A key lies in the first empty cell from where its hash points (linear probing); erasing moves later ones back, so there are no
-// marks of what was. find, insert and erase take O(1), about one cache miss each for the cell and the key. Memory is touched
-// as entries are used, and never grows: (8 to 16 + key_bytes) * n_max.
+// marks of what was. find, insert and erase take O(1), about one cache miss each for the cell and the key. Memory never
+// grows: (8 to 16 + key_bytes) * n_max. Keys are touched as entries are used; all cells at once, in large pages where the kernel
+// has them, for they are hit at random: of a table that is new each insertion would wait for a page of the kernel's.
 //
 // The hash is seeded anew in each process: keys come from requests, and nobody should be able to make them collide.
 //

@@ -11,5 +11,6 @@ NB_MODULE(_native, m) {
   kvatlas::bind_files(m);
   kvatlas::bind_engine(m);
   kvatlas::bind_slots(m);
+  kvatlas::bind_lookups(m);
   kvatlas::bind_copies(m);
 }

@@ -12,12 +12,6 @@ from kvatlas.offload.backends.backend import Outcome
 class Figures(msgspec.Struct):
     """Counters of one storage, in chunks where no other unit stands in the name; one thread."""
 
-    lookups_present: int = 0
-    lookups_absent: int = 0
-    lookups_asked: int = 0
-    """Answered with: ask again."""
-    lookups_down: int = 0
-    """Answered with absent, for the store was down."""
     foreign_keys: int = 0
     """Keys of another length than the store's: absent, never stored."""
     probes: int = 0
@@ -58,6 +52,8 @@ class Figures(msgspec.Struct):
 
     def count(self, outcomes: bytes) -> None:
         """How it went with the keys of a job."""
+        if outcomes.count(Outcome.OK) == len(outcomes):
+            return
         for name, outcome in _COUNTED:
             if n := outcomes.count(outcome):
                 setattr(self, name, getattr(self, name) + n)
@@ -76,7 +72,9 @@ class StorageStatistics(msgspec.Struct, frozen=True, kw_only=True):
     times_down: int
     last_error: str
     counters: dict[str, float]
-    """All of `Figures`, by name."""
+    """All of `Figures`, by name; and lookups_present, _absent, _asked (answered with: ask again), and _down
+    (answered with absent, for the store was down); times_down and announcements_dropped.
+    """
     write_queue_bytes: int
     write_bytes_per_s: float
     """As measured; the write budget is so many seconds of it."""

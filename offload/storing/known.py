@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from kvatlas.index.errors import InputError
-from kvatlas.offload._native import Catalogue
+from kvatlas.offload._native import Catalogue, Lookups
+from kvatlas.offload.backends.backend import PackedKeys, packed
 from kvatlas.offload.storing.announcements import Announcements
 from kvatlas.offload.storing.figures import Figures
 from kvatlas.offload.storing.inventory import Inventory
 from kvatlas.offload.storing.settings import StorageSettings
 
-UNKNOWN, PRESENT, ABSENT, ASKED = Catalogue.UNKNOWN, Catalogue.PRESENT, Catalogue.ABSENT, Catalogue.ASKED
+PRESENT, ABSENT, ASKED = Catalogue.PRESENT, Catalogue.ABSENT, Catalogue.ASKED
 
 _FIGURES = ("entries_max", "present", "absent", "asked", "waiting", "evicted", "expired", "refused")
 
@@ -27,51 +27,33 @@ class Known:
         inventory: Callable[[], Iterator[Sequence[bytes]]],
     ) -> None:
         self._key_bytes, self._figures = key_bytes, figures
+        self._lengths = frozenset((key_bytes,))
         self._catalogue = Catalogue(settings.catalogue_entries, key_bytes, settings.absent_s)
-        self._find, self._ask = self._catalogue.find, self._catalogue.ask
+        self.lookups = Lookups(self._catalogue)
         self.announcements = Announcements(settings.announcements_max, is_on=settings.events != "none")
         self._inventory = Inventory(inventory, settings.name) if settings.inventory else None
         self._inventory_keys_max = settings.inventory_keys_per_step
 
-    def look_up(self, key: bytes, now_s: float) -> int:
-        """PRESENT, ABSENT, or ASKED; what is not known is noted as to be asked for."""
-        try:
-            state = self._find(key, now_s)
-        except InputError:
-            self._figures.foreign_keys += 1
-            return ABSENT
-        if state == PRESENT:
-            self._figures.lookups_present += 1
-        elif state == ABSENT:
-            self._figures.lookups_absent += 1
-        else:
-            self._figures.lookups_asked += 1
-            if state == UNKNOWN and not self._ask(key):
-                return ABSENT  # the catalogue counts it: all that it knows waits to be asked for
-            return ASKED
-        return state
+    def present_of(self, keys: Sequence[bytes], now_s: float) -> list[bytes]:
+        """Those that are there, as far as is known; asks for nothing."""
+        return self._catalogue.present_of(keys, now_s)
 
-    def is_present(self, key: bytes, now_s: float) -> bool:
-        """As far as is known; asks for nothing."""
-        return self.is_own(key) and self._find(key, now_s) == PRESENT
+    def are_own(self, keys: Sequence[bytes]) -> bool:
+        """Whether they can all be keys of this store at all."""
+        return self._lengths.issuperset(map(len, keys))
 
-    def is_own(self, key: bytes) -> bool:
-        """Whether it can be a key of this store at all."""
-        return len(key) == self._key_bytes
-
-    def take_asked(self, most: int) -> list[bytes]:
-        """What was noted since the last call, each key once."""
-        packed, size = self._catalogue.take_asked(most), self._key_bytes
-        return [packed[at : at + size] for at in range(0, len(packed), size)]
+    def take_asked(self, most: int) -> PackedKeys:
+        """What lookups have asked for since the last call, each key once."""
+        return PackedKeys(self._catalogue.take_asked(most), self._key_bytes)
 
     def stored(self, keys: Sequence[bytes], now_s: float) -> None:
         """These were written, or were found where they were to be written."""
         self._set(keys, PRESENT, now_s)
         self.announcements.add(keys, is_removal=False)
 
-    def seen(self, keys: Sequence[bytes], now_s: float) -> None:
-        """These are there; whoever wrote them has told of it."""
-        self._set(keys, PRESENT, now_s)
+    def answered(self, keys: Sequence[bytes], outcomes: bytes, now_s: float) -> None:
+        """A probe's: what it found is there, and whoever wrote it has told; the rest is not to be had."""
+        self._catalogue.answer(packed(keys), outcomes, now_s)
 
     def unavailable(self, keys: Sequence[bytes], now_s: float) -> None:
         """These are not to be had for a while."""
@@ -115,4 +97,4 @@ class Known:
 
     def _set(self, keys: Sequence[bytes], state: int, now_s: float) -> None:
         if keys:
-            self._catalogue.set(b"".join(keys), state, now_s)
+            self._catalogue.set(packed(keys), state, now_s)

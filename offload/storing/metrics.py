@@ -54,6 +54,8 @@ _SINGLE = {
     "kvatlas_offload_load_seconds": "load_s",
     "kvatlas_offload_removed_chunks": "removed",
     "kvatlas_offload_inventory_chunks": "inventory",
+    "kvatlas_offload_times_down": "times_down",
+    "kvatlas_offload_unannounced_chunks": "announcements_dropped",
 }
 _BY_LABEL = {
     "kvatlas_offload_lookups": {
@@ -81,17 +83,12 @@ _BY_LABEL = {
 }
 
 
-def counts_of(figures: StorageStatistics) -> dict[tuple[str, Labels], float]:
-    """(name, label values) -> count since the start."""
-    store, counters = figures.name, figures.counters
-    counts: dict[tuple[str, Labels], float] = {
-        (name, (store,)): counters[figure] for name, figure in _SINGLE.items()
-    }
+def counter_series(store: str) -> dict[str, tuple[str, Labels]]:
+    """A figure of `StorageStatistics.counters` -> name and label values of what it is told as."""
+    series: dict[str, tuple[str, Labels]] = {figure: (name, (store,)) for name, figure in _SINGLE.items()}
     for name, by_label in _BY_LABEL.items():
-        counts.update({(name, (store, label)): counters[figure] for label, figure in by_label.items()})
-    counts["kvatlas_offload_times_down", (store,)] = figures.times_down
-    counts["kvatlas_offload_unannounced_chunks", (store,)] = figures.announcements_dropped
-    return counts
+        series.update({figure: (name, (store, label)) for label, figure in by_label.items()})
+    return series
 
 
 def gauges_of(figures: StorageStatistics) -> dict[tuple[str, Labels], float]:

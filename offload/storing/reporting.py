@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import OffloadingConnectorStats
 from vllm.v1.kv_offload.base import (
@@ -16,10 +17,11 @@ from vllm.v1.kv_offload.base import (
 )
 
 from kvatlas.offload.storing.announcements import Announcement
-from kvatlas.offload.storing.metrics import COUNTERS, GAUGES, counts_of, gauges_of
+from kvatlas.offload.storing.metrics import COUNTERS, GAUGES, counter_series, gauges_of
 from kvatlas.offload.storing.storage import Storage
 
 _EVENT_KEYS_MAX = 1024
+_GAUGES_S = 0.25
 
 
 def metric_definitions() -> dict[str, OffloadingMetricMetadata]:
@@ -33,23 +35,35 @@ def metric_definitions() -> dict[str, OffloadingMetricMetadata]:
 
 
 class Reporter:
-    """Counters of a storage as vLLM wants them: what was added since the last report."""
+    """Counters of a storage as vLLM wants them: what was added since the last report.
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._told: dict[tuple[str, tuple[str, ...]], float] = {}
+    vLLM asks at each step, while the device may wait. Counters are always told at once; gauges, which
+    cost more, every `_GAUGES_S`, and when the last job under way has ended: the engine may sleep then.
+    """
 
-    def stats(self) -> OffloadingConnectorStats:
-        """Counts since the last call, and gauges as they are now."""
-        stats, figures = OffloadingConnectorStats(), self._storage.statistics()
-        for (name, labels), total in counts_of(figures).items():
-            added = total - self._told.get((name, labels), 0)
-            if added:
-                self._told[name, labels] = total
-                stats.increase_counter(name, added, labels)
-        for (name, labels), value in gauges_of(figures).items():
-            stats.set_gauge(name, value, labels)
-        return stats
+    def __init__(self, storage: Storage, clock: Callable[[], float] = time.monotonic) -> None:
+        self._storage, self._clock = storage, clock
+        self._series = counter_series(storage.settings.name)
+        self._told: dict[str, float] = dict.fromkeys(self._series, 0)
+        self._gauges_due_s = clock()
+        self._was_moving = False
+
+    def stats(self) -> OffloadingConnectorStats | None:
+        """Counts since the last call, and gauges where they are due; None: there is nothing to tell."""
+        stats = OffloadingConnectorStats()
+        counters, told = self._storage.counters(), self._told
+        for figure, (name, labels) in self._series.items():
+            total = counters[figure]
+            if total != told[figure]:
+                stats.increase_counter(name, total - told[figure], labels)
+                told[figure] = total
+        is_moving, now_s = self._storage.is_moving, self._clock()
+        if now_s >= self._gauges_due_s or (self._was_moving and not is_moving):
+            self._gauges_due_s = now_s + _GAUGES_S
+            for (name, labels), value in gauges_of(self._storage.statistics()).items():
+                stats.set_gauge(name, value, labels)
+        self._was_moving = is_moving
+        return None if stats.is_empty() else stats
 
 
 def offloading_events(

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import OffloadingConnectorStats
 from vllm.v1.core import kv_cache_utils
 from vllm.v1.kv_offload.base import (
     LoadStoreSpec,
@@ -117,7 +118,7 @@ class WindowManager(OffloadingManager):
         self._window.reset()
 
     def get_stats(self) -> Any:
-        stats = self._reporter.stats()
+        stats = self._reporter.stats() or OffloadingConnectorStats()
         for name, value in values_of(self._window.statistics()).items():
             if not METRICS[name].is_counter:
                 stats.set_gauge(name, value)
