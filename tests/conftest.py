@@ -1,4 +1,4 @@
-"""Hypothesis profiles and the fixtures that tests of several folders share."""
+"""The fixtures that tests of several folders share."""
 
 from __future__ import annotations
 
@@ -8,23 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 
+from tests import profiles
 from tests.ray_of_process import RayOfProcess
 
-# No deadline: two busy cores make any single example slow now and then.
-settings.register_profile("default", deadline=None)
-settings.register_profile("fast", deadline=None, max_examples=10, stateful_step_count=20)  # make test-fast
-settings.register_profile("ci", deadline=None, print_blob=True)
-settings.register_profile(
-    "sanitize",
-    deadline=None,
-    max_examples=20,
-    stateful_step_count=30,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking is for a build that is not slow
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile(os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default"))
+profiles.load()
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-_END_S = 30.0
+_END_S = 60.0
 """In which actors that are being killed have gone."""
 
 

@@ -78,6 +78,7 @@ def test_the_list_of_pages_has_every_page() -> None:
     assert {path.name for path in PAGES if path.parent == ROOT / "docs"} - {"README.md"} <= listed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["README.md", "docs/indexer.md", "docs/routing.md"])
 def test_python_of_a_page_runs(name: str) -> None:
     blocks = python_blocks(ROOT / name)

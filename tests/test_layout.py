@@ -105,6 +105,7 @@ def test_all_is_sorted_and_every_name_in_it_exists() -> None:
         assert hasattr(kvatlas, name), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_folder_imports_only_what_it_may(folder: str) -> None:
     found = {
@@ -137,6 +138,7 @@ def test_no_module_is_named_like_one_of_the_standard_library_or_like_a_drawer(fo
     assert not {path.stem for path in (ROOT / folder).rglob("*.py")} & avoided
 
 
+@pytest.mark.slow
 def test_no_file_holds_a_path_of_one_machine() -> None:
     # Put together here, so that this file does not hold what it looks for.
     homes = "|".join(("work", "farm", "root", "home/[a-z]", "Users/[A-Za-z]"))

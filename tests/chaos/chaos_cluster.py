@@ -30,7 +30,7 @@ from tests.cluster.living_fleet import Fleet, wait_until
 
 NAME = "chaos"
 _ASK_S = 2.0
-_GONE_S = 30.0
+_GONE_S = 60.0
 _CHECKPOINT_S = 5.0
 _SHARED_MEMORY = "/dev/shm"
 

@@ -25,7 +25,7 @@ UP_S = 150.0
 HUNG_S = 60.0
 """Neither is what is measured: beyond them a process does not come, or a doubt does not heal."""
 BEHIND_S_MAX = 30.0
-ANSWER_S_MAX = 10.0
+ANSWER_S_MAX = 20.0
 """Far more than answers take: it was waited for something."""
 _SAMPLE = 60
 

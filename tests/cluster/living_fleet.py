@@ -104,7 +104,7 @@ class Fleet:
                 found.append(f"{whole}, said {said}, true {truth}, doubts {doubts}")
         return found
 
-    def wait_agreed(self, client: Client, timeout_s: float = 30.0) -> float:
+    def wait_agreed(self, client: Client, timeout_s: float = 60.0) -> float:
         """Seconds until every prompt's answer is what the servers would do."""
         sample = self.sample()
         wait_until(
@@ -145,6 +145,18 @@ def process_of(name: str) -> int:
         return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=1.0))
     except (ValueError, RayError, GetTimeoutError):
         return 0
+
+
+def living_process_of(name: str, timeout_s: float = 60.0) -> int:
+    """The same, waited for: for those who send it a signal, to whom 0 means their own process group."""
+    found: list[int] = []
+
+    def answers_now() -> bool:
+        found.append(process_of(name))
+        return found[-1] != 0
+
+    wait_until(answers_now, timeout_s, lambda: name)
+    return found[-1]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from kvatlas.cluster import launch
 from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ScorersConfig, ShardsConfig, TokenizersConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
-from kvatlas.cluster.config.ranges import Lifetime
+from kvatlas.ingest.discovery.config import DiscoveryConfig
 from kvatlas.tokenize.chat.chat import Chat
 from kvatlas.tokenize.config import TokenizeConfig, TokenizeLimits
 from kvatlas.tokenize.tokenizers import Tokenizers
@@ -93,16 +93,14 @@ def serve_chats(fleet: Fleet, tokenizers: Tokenizers, chats: list[list[dict[str,
 @contextmanager
 def cluster_of(
     name: str,
-    fleet: Fleet,
+    fleet: Fleet | None,
     config: TokenizeConfig,
     tokenizers: TokenizersConfig,
     scorers: int = 0,
-    lifetime: Lifetime = "detached",
 ) -> Iterator[Client]:
     whole = ClusterConfig(
         name=name,
-        lifetime=lifetime,
-        discovery=fleet.discovery,
+        discovery=DiscoveryConfig() if fleet is None else fleet.discovery,
         shards=ShardsConfig(count=1, table_bytes_max=64 << 20),
         tokenize=config,
         tokenizers=tokenizers,

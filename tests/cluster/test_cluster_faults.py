@@ -15,7 +15,7 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ScorersConfig, ShardsConfig, SubscribersConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from tests.cluster.asker import Asker
-from tests.cluster.living_fleet import Fleet, fleet_of, process_of, wait_until
+from tests.cluster.living_fleet import Fleet, fleet_of, living_process_of, process_of, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,10 +26,10 @@ pytestmark = [
 
 UP_S = 60.0
 """Time for a process to be up again on a busy machine; not what is measured here."""
-HEAL_S = 30.0
+HEAL_S = 60.0
 """From the last new process being up until every answer is exact: beyond it, it does not heal. How long it
 takes is measured by `make chaos` and benchmarks/bench_cluster_recovery.py."""
-HUNG_S = 10.0
+HUNG_S = 30.0
 """Longer than any answer takes."""
 
 
@@ -77,7 +77,7 @@ def test_a_process_that_is_killed_comes_back_and_answers_go_on(
 ) -> None:
     name = shard_name(client, 0) if kind == "shard" else f"faults/{kind}"
     with Asker(client, fleet) as asker:
-        killed = process_of(name)
+        killed = living_process_of(name)
         os.kill(killed, signal.SIGKILL)
         fleet.serve(10)
         wait_until(lambda: process_of(name) not in (0, killed), UP_S, lambda: name)
@@ -88,7 +88,7 @@ def test_a_process_that_is_killed_comes_back_and_answers_go_on(
 
 def test_a_shard_that_stands_still_is_replaced_and_fenced(client: Client, fleet: Fleet) -> None:
     name = shard_name(client, 1)
-    stopped = process_of(name)
+    stopped = living_process_of(name)
     with Asker(client, fleet) as asker:
         os.kill(stopped, signal.SIGSTOP)
         fleet.serve(10)
@@ -101,12 +101,12 @@ def test_a_subscriber_that_stands_still_and_comes_back_changes_nothing_wrongly(
     client: Client, fleet: Fleet
 ) -> None:
     name = "faults/subscriber/0"
-    stopped = process_of(name)
+    stopped = living_process_of(name)
     with Asker(client, fleet) as asker:
         os.kill(stopped, signal.SIGSTOP)
         fleet.serve(10)
         wait_until(
-            lambda: any(view.state == "DEGRADED" for view in client.pods()), 10, lambda: client.status()
+            lambda: any(view.state == "DEGRADED" for view in client.pods()), UP_S, lambda: client.status()
         )
         os.kill(stopped, signal.SIGCONT)
         fleet.wait_agreed(client, UP_S)
@@ -115,21 +115,21 @@ def test_a_subscriber_that_stands_still_and_comes_back_changes_nothing_wrongly(
 
 def test_everything_killed_at_once_comes_back(client: Client, fleet: Fleet) -> None:
     names = actors_of("faults")
-    killed = {name: process_of(name) for name in names}
+    killed = {name: living_process_of(name) for name in names}
     with Asker(client, fleet) as asker:
         for pid in killed.values():
             os.kill(pid, signal.SIGKILL)
         fleet.serve(10)
         wait_until(lambda: all(process_of(name) not in (0, killed[name]) for name in names), UP_S)
-        fleet.wait_agreed(client, 30)
+        fleet.wait_agreed(client, HEAL_S)
     assert asker.wrong == [] and asker.pause_s_max < HUNG_S
 
 
 def test_answers_stay_right_while_the_layout_changes(client: Client, fleet: Fleet) -> None:
     with Asker(client, fleet) as asker:
-        launch.scale("faults", shards=8)
+        launch.scale("faults", shards=5)
         began_s = time.monotonic()
-        while client.status().layouts[0].n_shards != 8:
+        while client.status().layouts[0].n_shards != 5:
             fleet.serve()
             assert time.monotonic() - began_s < UP_S, client.status()
         fleet.wait_agreed(client, HEAL_S)
@@ -138,13 +138,13 @@ def test_answers_stay_right_while_the_layout_changes(client: Client, fleet: Flee
 
 def test_a_directory_killed_while_a_layout_is_built_builds_it_again(client: Client, fleet: Fleet) -> None:
     with Asker(client, fleet) as asker:
-        launch.scale("faults", shards=6)
-        wait_until(lambda: building(client) != 0, 10, client.status)
+        launch.scale("faults", shards=3)
+        wait_until(lambda: building(client) != 0, UP_S, client.status)
         given_up = building(client)
-        killed = process_of("faults/directory")
+        killed = living_process_of("faults/directory")
         os.kill(killed, signal.SIGKILL)
         wait_until(lambda: process_of("faults/directory") not in (0, killed), UP_S)
-        wait_until(lambda: client.status().layouts[0].n_shards == 6, UP_S, lambda: client.status())
+        wait_until(lambda: client.status().layouts[0].n_shards == 3, UP_S, lambda: client.status())
         fleet.serve(10)
         fleet.wait_agreed(client, HEAL_S)
     assert asker.wrong == [] and asker.pause_s_max < HUNG_S

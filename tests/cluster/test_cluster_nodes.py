@@ -29,7 +29,12 @@ UP_S = 90.0
 @pytest.fixture(scope="module")
 def nodes(no_ray: None) -> Iterator[Cluster]:
     """Two nodes, this process on the first; the last of these tests may lose the other."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    head = {
+        "num_cpus": 4,
+        "include_dashboard": False,
+        "_system_config": {"health_check_period_ms": 500},  # else a node is dead 15 s after its death
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(num_cpus=4, resources={"second": 1})
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     try:
@@ -116,14 +121,15 @@ OWNER = """
 import sys, ray
 from kvatlas.actors.directory.ray_yard import nodes_alive
 from kvatlas.cluster import launch
-from kvatlas.cluster.config.actors_config import ScorersConfig, ShardsConfig
+from kvatlas.cluster.config.actors_config import ScorersConfig, ShardsConfig, TokenizersConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.index.errors import ClusterError
 from tests.cluster.living_fleet import fleet_of
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 with fleet_of(1) as fleet:
     config = ClusterConfig(name="owned", lifetime="owned", discovery=fleet.discovery,
-        shards=ShardsConfig(count=2, table_bytes_max=64 << 20), scorers=ScorersConfig(count=1))
+        shards=ShardsConfig(count=2, table_bytes_max=64 << 20), scorers=ScorersConfig(count=1),
+        tokenizers=TokenizersConfig(count_min=1, count_max=1))
     client = launch.start(config)
     fleet.serve(5)
     fleet.wait_agreed(client)
@@ -142,7 +148,8 @@ def test_an_owned_cluster_ends_with_its_driver(nodes: Cluster) -> None:
     assert owner.stdin is not None and owner.stdout is not None
     with owner, owner.stdin, owner.stdout:
         assert "up\n" in iter(owner.stdout.readline, "")  # Ray has something to say before
-        assert len(actors_of("owned")) == 5
+        kinds = sorted(name.split("/")[1] for name in actors_of("owned"))
+        assert kinds == ["directory", "scorer", "shard", "shard", "subscriber", "tokenizer"]
         assert dict(launch.connect("owned").score([1] * 64, model=MODEL)) == {}
         os.kill(owner.pid, signal.SIGKILL)
         wait_until(lambda: actors_of("owned") == [], 60, lambda: actors_of("owned"))

@@ -73,7 +73,7 @@ def test_a_client_works_in_another_process(client: Client, fleet: Fleet) -> None
     @ray.remote
     def score(pickled: bytes, prompt: list[int]) -> dict[str, float]:
         with pickle.loads(pickled) as there:
-            there.wait_ready(30)
+            there.wait_ready(60)
             return dict(there.score(prompt, model=MODEL))
 
     prompt = fleet.prompts[0]
@@ -103,7 +103,7 @@ def test_a_view_is_waited_for_and_older_readers_are_answered_at_once(client: Cli
     waiting = directory.handle().view.remote(same.version, 30.0)
     fleet.servers[0].restart()
     fleet.serve(10)
-    newer = decode(ray.get(waiting, timeout=20), ClusterView)
+    newer = decode(ray.get(waiting, timeout=60), ClusterView)
     assert newer.version > same.version
     fleet.wait_agreed(client)
 

@@ -219,8 +219,8 @@ def test_who_tokenizes_says_how_it_is(client: Client) -> None:
     figures = client.tokenizer_statistics()
     if client.status().tokenizers:
         assert set(figures) == {"0", "1"}
-        wait_until(lambda: all(one.is_up for one in client.status().tokenizers), 30)
-        wait_until(lambda: sum(one.models for one in client.status().tokenizers) >= 1, 30)
+        wait_until(lambda: all(one.is_up for one in client.status().tokenizers), 60)
+        wait_until(lambda: sum(one.models for one in client.status().tokenizers) >= 1, 60)
     else:
         assert set(figures) == {"own"}
     assert sum(one.tokenizers.requests for one in figures.values()) > 0

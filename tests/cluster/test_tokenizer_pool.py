@@ -19,7 +19,7 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import Resources, TokenizersConfig
 from kvatlas.index.errors import ClusterError, InputError, OverloadedError
 from kvatlas.tokenize.config import TokenizeConfig
-from tests.cluster.living_fleet import MODEL, Fleet, fleet_of, process_of, wait_until
+from tests.cluster.living_fleet import MODEL, living_process_of, process_of, wait_until
 from tests.cluster.pool_rig import (
     CHATS,
     actor,
@@ -43,18 +43,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TokenizeConfig:
 
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    with fleet_of(1) as fleet:
-        yield fleet
-
-
-@pytest.fixture(scope="module")
-def pool(fleet: Fleet, config: TokenizeConfig) -> Iterator[Client]:
+def pool(config: TokenizeConfig) -> Iterator[Client]:
     """Two tokenizers of one thread, with short queues."""
     limits = TokenizersConfig(
         count_min=2, count_max=2, threads=1, waiting_max=4, call_s_max=30.0, wait_s_max=20.0
     )
-    with cluster_of("two", fleet, config, limits) as client:
+    with cluster_of("two", None, config, limits) as client:
         wait_until(lambda: len(up(client)) == 2, 60)
         yield client
 
@@ -148,7 +142,7 @@ def test_answers_go_on_while_a_tokenizer_is_killed(pool: Client) -> None:
         thread.start()
     for number in (0, 1):
         name = f"{pool.cluster}/tokenizer/{number}"
-        before = process_of(name)
+        before = living_process_of(name)
         os.kill(before, signal.SIGKILL)
         wait_until(lambda: process_of(name) not in (0, before), 60)  # noqa: B023
         done = counted[0]
@@ -162,7 +156,7 @@ def test_answers_go_on_while_a_tokenizer_is_killed(pool: Client) -> None:
 
 def test_a_tokenizer_that_stands_still_is_left_for_another(pool: Client) -> None:
     wait_until(lambda: up(pool) == (0, 1), 60)
-    process = process_of(f"{pool.cluster}/tokenizer/0")
+    process = living_process_of(f"{pool.cluster}/tokenizer/0")
     os.kill(process, signal.SIGSTOP)
     try:
         for messages in CHATS:
@@ -175,9 +169,9 @@ def test_a_tokenizer_that_stands_still_is_left_for_another(pool: Client) -> None
 def test_a_pool_outlives_its_directory_and_answers_meanwhile(pool: Client) -> None:
     wait_until(lambda: up(pool) == (0, 1), 60)
     names = [f"{pool.cluster}/tokenizer/{number}" for number in (0, 1)]
-    before = [process_of(name) for name in names]
+    before = [living_process_of(name) for name in names]
     expected = pool.encode_chat(CHATS[0], model=MODEL).token_ids.tolist()
-    directory = process_of(f"{pool.cluster}/directory")
+    directory = living_process_of(f"{pool.cluster}/directory")
     os.kill(directory, signal.SIGKILL)
 
     def is_back() -> bool:
@@ -189,17 +183,9 @@ def test_a_pool_outlives_its_directory_and_answers_meanwhile(pool: Client) -> No
     wait_until(lambda: [process_of(name) for name in names] == before, 60)
 
 
-def test_tokenizers_of_an_owned_cluster_end_with_its_directory(fleet: Fleet, config: TokenizeConfig) -> None:
-    limits = TokenizersConfig(count_min=1, count_max=1)
-    with cluster_of("owned", fleet, config, limits, lifetime="owned") as client:
-        wait_until(lambda: up(client) == (0,), 60)
-        ray.kill(client.directory().handle(), no_restart=True)
-        wait_until(lambda: process_of("owned/tokenizer/0") == 0, 60)
-
-
-def test_the_pool_grows_under_load_and_shrinks_when_idle(fleet: Fleet, config: TokenizeConfig) -> None:
-    limits = TokenizersConfig(count_min=1, count_max=3, threads=1, grow_s=1.0, shrink_s=4.0)
-    with cluster_of("growing", fleet, config, limits) as client:
+def test_the_pool_grows_under_load_and_shrinks_when_idle(config: TokenizeConfig) -> None:
+    limits = TokenizersConfig(count_min=1, count_max=3, threads=1, grow_s=1.0, shrink_s=2.0)
+    with cluster_of("growing", None, config, limits) as client:
         wait_until(lambda: up(client) == (0,), 60)
         stopping = threading.Event()
         wrong: list[Exception] = []
@@ -231,11 +217,11 @@ def test_the_pool_grows_under_load_and_shrinks_when_idle(fleet: Fleet, config: T
         wait_until(lambda: process_of("growing/tokenizer/2") == 0, 60)
 
 
-def test_a_pool_where_nobody_is_up_says_so(fleet: Fleet, config: TokenizeConfig) -> None:
+def test_a_pool_where_nobody_is_up_says_so(config: TokenizeConfig) -> None:
     nowhere = Resources(custom={"not here": 1.0})
     limits = TokenizersConfig(count_min=1, count_max=1, call_s_max=1.0, resources=nowhere)
     with (
-        cluster_of("empty", fleet, config, limits) as client,
+        cluster_of("empty", None, config, limits) as client,
         pytest.raises(ClusterError, match="expected a tokenizer"),
     ):
         client.encode("hello", model=MODEL)
@@ -246,6 +232,6 @@ def test_handles_of_tokenizers_can_be_called_by_anybody(pool: Client) -> None:
     ids, features, served_by = ray.get(actor(pool, 0).encode.remote("hello", MODEL))
     assert np.frombuffer(ids, np.uint32).tolist() == pool.encode("hello", model=MODEL).token_ids.tolist()
     assert (tuple(features), served_by) == ((), pool.encode("hello", model=MODEL).served_by)
-    assert ray.get(actor(pool, 0).ping.remote()) == process_of(f"{pool.cluster}/tokenizer/0")
+    assert ray.get(actor(pool, 0).ping.remote()) == living_process_of(f"{pool.cluster}/tokenizer/0")
     with pytest.raises(InputError, match="msgpack"):
         ray.get(actor(pool, 0).score.remote(b"\xff", {"model": MODEL}))

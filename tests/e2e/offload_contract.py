@@ -282,6 +282,32 @@ def check_window_stores_and_loads(root: Path) -> None:
     _check_cycle(_windowed, root)
 
 
+def check_metrics_are_told_at_once_and_gauges_when_nothing_moves_any_more(root: Path) -> None:
+    cycle = _tiered(root)
+    try:
+        (tier,) = cycle.manager.secondary_tiers
+        tier.get_stats()
+        key, context = make_offload_key(random.Random(7).randbytes(32), 0), cycle._begin("asks")
+        assert tier.lookup(key, context) is LookupResult.RETRY
+        assert _told(tier) == {"kvatlas_offload_lookups": {("contract", "asked"): 1}}
+        until_s, told = time.monotonic() + SECONDS_MAX, _told(tier)
+        while "kvatlas_offload_probes" not in told or tier.has_pending_work():
+            assert time.monotonic() < until_s, told
+            tier.on_schedule_end(None)
+            told.update(_told(tier))
+        assert told["kvatlas_offload_probes"] == {("contract",): 1}, told
+        assert told["kvatlas_offload_jobs"] == {("contract",): 0}, told
+        assert tier.lookup(key=key, req_context=context) is LookupResult.MISS
+        assert _told(tier)["kvatlas_offload_lookups"] == {("contract", "absent"): 1}
+    finally:
+        cycle.close()
+
+
+def _told(tier: Any) -> dict[str, Any]:
+    stats = tier.get_stats()
+    return {} if stats is None else dict(stats.data["data"])
+
+
 def check_a_root_that_is_missing_is_one_clear_error(root: Path) -> None:
     for make in (_tiered, _windowed):
         error = None

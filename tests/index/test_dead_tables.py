@@ -81,6 +81,7 @@ def write_until_told(path: str, pipe: Connection) -> None:
     table.close()
 
 
+@pytest.mark.slow
 def test_a_table_that_another_process_writes_is_left_alone(folder: Path) -> None:
     ours, theirs = SPAWN.Pipe()
     path = str(folder / "table")
@@ -97,6 +98,7 @@ def test_a_table_that_another_process_writes_is_left_alone(folder: Path) -> None
     assert names(folder) == set()
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_still_attached_finds_the_table_closed(folder: Path) -> None:
     leave_dead(folder / "table")
     reader = TableReader(str(folder / "table"), age_ms_max=A_MINUTE_MS)
@@ -107,6 +109,7 @@ def test_a_reader_that_is_still_attached_finds_the_table_closed(folder: Path) ->
     assert not reader.whole
 
 
+@pytest.mark.slow
 def test_generations_without_a_control_file_and_files_that_were_only_begun_go_too(folder: Path) -> None:
     leave_dead(folder / "orphan", folder / "torn")
     (folder / "orphan").unlink()
@@ -149,6 +152,7 @@ def test_a_name_that_could_be_a_generations_is_refused(folder: Path) -> None:
     Table(path=str(folder / "table.v12")).close()
 
 
+@pytest.mark.slow
 def test_tables_are_made_while_others_look_for_dead_ones_and_none_is_harmed(folder: Path) -> None:
     """A file between its making and its locking looks dead for a moment."""
     done, harmed, removed = threading.Event(), [], []

@@ -157,6 +157,7 @@ def test_matches_tell_which_segments_they_used() -> None:
     world.index.close()
 
 
+@pytest.mark.slow
 def test_a_block_that_very_many_lanes_hold_keeps_them_all() -> None:
     table, lanes = Table(), range(0, 65_535, 7)
     table.apply(delta(Record(ADD, lane, 1, (9,)) for lane in lanes))

@@ -106,6 +106,7 @@ def test_a_reader_of_a_paused_writer_is_told_and_goes_on_when_it_wakes(path: str
     assert TableReader(path, age_ms_max=A_MINUTE_MS).lookup(KEY) == [[(1, 1)]]
 
 
+@pytest.mark.slow
 def test_a_reader_outlives_a_killed_writer_and_is_told(path: str, writer: int) -> None:
     reader = TableReader(path, age_ms_max=300)
     roster = Roster()

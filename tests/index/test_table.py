@@ -23,6 +23,7 @@ from tests.models.table import (
     Record,
     delta,
 )
+from tests.profiles import examples
 
 pytestmark = pytest.mark.native
 
@@ -85,6 +86,7 @@ def random_records(seed: int, n: int, n_keys: int, n_lanes: int) -> Iterator[Rec
         yield Record(op, lane, tier, tuple(map(int, run)), segment_key=int(pool[start]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_keys", "n_lanes"), [(500, 3), (3_000, 40), (400, 2_000)])
 def test_a_long_history_leaves_what_it_leaves_in_dicts(n_keys: int, n_lanes: int) -> None:
     table, model = Table(), NaiveTable()
@@ -197,7 +199,7 @@ def test_a_malformed_delta_is_refused_and_nothing_of_it_applied(table: Table, ma
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_any_bytes_are_applied_or_refused(data: bytes) -> None:
     table = Table()
     try:

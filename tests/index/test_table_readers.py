@@ -190,6 +190,7 @@ def write_and_die(path: str) -> None:
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_a_new_writer_follows_one_that_was_killed_and_old_readers_find_out(path: str) -> None:
     process = multiprocessing.get_context("spawn").Process(target=write_and_die, args=(path,))
     process.start()

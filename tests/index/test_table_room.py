@@ -70,6 +70,7 @@ def test_a_table_that_cannot_grow_keeps_what_it_has_and_counts_what_it_drops(fol
         assert int(said.split()[1]) > 50_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit_bytes", [0, 4095, 4096, 64 << 10, 400 << 10])
 def test_a_table_that_has_no_room_at_all_is_refused_and_leaves_nothing_behind(
     folder: str, limit_bytes: int

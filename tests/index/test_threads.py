@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import pytest
 
 from kvatlas.index.keys import block_keys
 from kvatlas.index.shards import ShardedIndex
@@ -13,6 +14,7 @@ from tests.models.table import ADD, CLEAR_LANE, CLOSE, OPEN, REMOVE, Record
 GPU = 1
 
 
+@pytest.mark.slow
 def test_matches_stay_whole_while_the_table_grows_is_compacted_and_lanes_are_cleared() -> None:
     """Lane 0 always holds the chain; lane 1 holds a prefix that comes and goes; others only churn."""
     index = ShardedIndex(2, table_bytes_max=1 << 25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_a_topic_that_names_nobody_is_refused_and_counted(atlas: Atlas) -> None:
         atlas.ingest(b"kv@a@m", 0, b"\xc1")
     assert atlas.statistics().events["refused_payloads"] == 3
     assert atlas.statistics().workers == ()
+
+
+@pytest.mark.parametrize("topic", [b"kv@\xff@m", b"kv@a@m\xff", b"kv@\xed\xa0\x80@m"])
+def test_names_that_are_no_text_are_refused_and_their_neighbours_are_told(atlas: Atlas, topic: bytes) -> None:
+    """No message, no dump and no page could name such a pod, nor any other beside it."""
+    atlas.ingest(b"kv@a@m", 0, batch(stored([1], TOKENS[:16])))
+    with pytest.raises(InputError, match="expected names that are UTF-8"):
+        atlas.ingest(topic, 0, batch(stored([1], TOKENS[:16])))
+    assert atlas.statistics().events["refused_payloads"] == 1
+    assert atlas.dump(io.BytesIO()).entries == 1
 
 
 def test_good_events_around_bad_ones_are_applied(atlas: Atlas) -> None:

@@ -216,5 +216,5 @@ def true_copies(server: SimulatedServer) -> dict[Copy, int]:
     }
 
 
-TestAtlasBesideServers = pytest.mark.native(AtlasBesideServers.TestCase)
+TestAtlasBesideServers = pytest.mark.slow(pytest.mark.native(AtlasBesideServers.TestCase))
 TestAtlasBesideServers.settings = settings(stateful_step_count=30)

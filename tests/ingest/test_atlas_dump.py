@@ -138,3 +138,29 @@ def test_dump_of_more_workers_than_there_may_be_is_refused(dump: Path) -> None:
         small.load_dump(dump)
     assert shown(small) == {}
     small.close()
+
+
+def test_dump_that_is_loaded_again_or_over_a_newer_one_is_what_is_shown(
+    dump: Path, here: Atlas, tmp_path: Path
+) -> None:
+    newer = Atlas(CONFIG)
+    tell(newer, "a", 2)
+    newer.dump(tmp_path / "newer")
+    newer.close()
+    for path, expected in ((dump, {"a": 10.0, "b": 6.0}), (tmp_path / "newer", {"a": 2.0})):
+        for _ in range(2):
+            here.load_dump(path)
+            assert shown(here) == expected
+    here.load_dump(dump)
+    assert shown(here) == {"a": 10.0, "b": 6.0}
+
+
+def test_dump_with_block_sizes_that_it_has_no_keys_of_is_refused(
+    here: Atlas, dump: Path, tmp_path: Path
+) -> None:
+    """Else its sizes would be everybody's, and nothing be found any more."""
+    with DumpReader(dump) as reader:
+        write_dump(tmp_path / "odd", msgspec.structs.replace(reader.meta, keyspaces={}), list(reader))
+    with pytest.raises(DumpError, match="expected a print of its 4-token keys, got none"):
+        here.load_dump(tmp_path / "odd")
+    assert shown(here) == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,9 +22,11 @@ from tests.models.atlas import WEIGHTS, Lane, NaiveAtlas, NaiveConfig
 from tests.models.content import LORA_NAMES
 from tests.models.mirror import CPU, DISK, GPU, STORAGE, UNKNOWN
 from tests.models.payloads import Shape, as_heard, packed
+from tests.profiles import PROFILE, examples
 
-QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") in ("default", "fast")
-SHARDS = (1, 5) if QUICK else (1, 2, 5, 16)
+SHARDS = (1, 2, 5, 16)
+LAYOUTS = [SHARDS] if PROFILE == "thorough" else [SHARDS[::2], SHARDS[1::2]]
+"""What one history is told to: all, or half of them."""
 MODELS = sorted(say.BLOCK_SIZES)
 
 
@@ -85,11 +86,15 @@ def tier_blocks(run: list[int]) -> dict[str, int]:
 class AtlasBesideItsModel(RuleBasedStateMachine):
     """What is announced goes to all of them; whatever can be asked is compared."""
 
-    @initialize(world=say.worlds, algorithm=st.sampled_from(["fold64", "fold64", "fnv64a_cbor"]))
-    def start(self, world: say.World, algorithm: Algorithm) -> None:
+    @initialize(
+        world=say.worlds,
+        algorithm=st.sampled_from(["fold64", "fold64", "fnv64a_cbor"]),
+        layout=st.sampled_from(LAYOUTS),
+    )
+    def start(self, world: say.World, algorithm: Algorithm, layout: tuple[int, ...]) -> None:
         self.world = world
         self.model = new_model(world, algorithm)
-        self.atlases = [new_atlas(world, algorithm, shards) for shards in SHARDS]
+        self.atlases = [new_atlas(world, algorithm, shards) for shards in layout]
         self.pending: list[say.Said] = []
         self.sequence: Counter[say.Worker] = Counter()
         self.message: tuple[say.Pod, int, EventBatch, bytes] | None = None
@@ -301,4 +306,4 @@ class AtlasBesideItsModel(RuleBasedStateMachine):
 
 
 TestAtlasBesideItsModel = pytest.mark.slow(pytest.mark.native(AtlasBesideItsModel.TestCase))
-TestAtlasBesideItsModel.settings = settings(max_examples=60 if QUICK else 200, stateful_step_count=25)
+TestAtlasBesideItsModel.settings = settings(max_examples=examples(200), stateful_step_count=25)

@@ -31,6 +31,7 @@ from kvatlas.ingest.wire.events import BlockRemoved
 from tests.models.announcements import store_of
 from tests.models.content import Chain
 from tests.models.payloads import Event, packed
+from tests.profiles import examples
 
 BLOCK = 4
 SPACE = keyspace("m", BLOCK, hash_seed="seed")
@@ -252,7 +253,10 @@ edits = st.lists(
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 @given(edits=edits)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_no_edit_of_a_part_does_harm(chain: Chain, edits: list[tuple[int, bytes, int]]) -> None:
     parts = written(chain)
     for at, inserted, removed in edits:

@@ -10,7 +10,7 @@ from kvatlas import Atlas, AtlasConfig, CheckpointError, ModelConfig, SourceConf
 from kvatlas.ingest.simulator.server import SimulatedServer
 from tests.ingest.plain_batches import batch, stored
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 MODEL = "some/model"
 TOKENS = list(range(64))
 

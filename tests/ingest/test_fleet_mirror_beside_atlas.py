@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import replace
 
@@ -26,8 +25,8 @@ from tests.models import announcements as say
 from tests.models.atlas import Lane
 from tests.models.content import LORA_NAMES
 from tests.models.payloads import Shape, packed
+from tests.profiles import examples
 
-QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") in ("default", "fast")
 STORES = {pod.name: say.STORES.get(pod.name, ("nfs",)) for pod in say.PODS}
 LANES = 4000
 WORKERS = 2000
@@ -262,4 +261,4 @@ def part_without_doubts(part: FleetPart) -> FleetPart:
 
 
 TestFleetMirrorBesideAnAtlas = pytest.mark.slow(pytest.mark.native(FleetMirrorBesideAnAtlas.TestCase))
-TestFleetMirrorBesideAnAtlas.settings = settings(max_examples=60 if QUICK else 200, stateful_step_count=25)
+TestFleetMirrorBesideAnAtlas.settings = settings(max_examples=examples(200), stateful_step_count=25)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -13,8 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kvatlas.index.keys import Algorithm
 from tests.ingest.mirror_beside_model import MirrorBesideModel, algorithms, announced, worlds
 from tests.models import announcements as say
-
-QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") in ("default", "fast")
+from tests.profiles import examples
 
 
 class ClaimsBesideTheModel(RuleBasedStateMachine):
@@ -67,4 +65,4 @@ class ClaimsBesideTheModel(RuleBasedStateMachine):
 
 
 TestClaimsBesideTheModel = pytest.mark.slow(pytest.mark.native(ClaimsBesideTheModel.TestCase))
-TestClaimsBesideTheModel.settings = settings(max_examples=80 if QUICK else 300, stateful_step_count=25)
+TestClaimsBesideTheModel.settings = settings(max_examples=examples(300), stateful_step_count=25)

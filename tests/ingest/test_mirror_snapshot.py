@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +17,8 @@ from kvatlas.ingest.wire.events import BlockStored
 from tests.ingest.mirror_beside_model import MirrorBesideModel, algorithms, announced, worlds
 from tests.models import announcements as say
 from tests.models.payloads import packed
+from tests.profiles import examples
 
-QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") in ("default", "fast")
 COUNTED_IN_MEMORY = ("bytes",)
 
 
@@ -141,7 +140,7 @@ class SnapshotsOfAMirror(RuleBasedStateMachine):
 
 
 TestSnapshotsOfAMirror = pytest.mark.slow(pytest.mark.native(SnapshotsOfAMirror.TestCase))
-TestSnapshotsOfAMirror.settings = settings(max_examples=100 if QUICK else 300, stateful_step_count=30)
+TestSnapshotsOfAMirror.settings = settings(max_examples=examples(300), stateful_step_count=30)
 
 
 def written(mirror: Mirror, bytes_max: int = 1 << 20) -> list[bytes]:

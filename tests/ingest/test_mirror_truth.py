@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 import pytest
@@ -18,8 +17,8 @@ from tests.models.announcements import store_of
 from tests.models.content import Chain
 from tests.models.mirror import CPU, GPU
 from tests.models.payloads import Event, packed
+from tests.profiles import examples
 
-QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") in ("default", "fast")
 SIZE = 4
 WINDOW = 5
 """In tokens: one block."""
@@ -157,4 +156,4 @@ class MirrorBesideAnEngine(RuleBasedStateMachine):
 
 
 TestMirrorBesideAnEngine = pytest.mark.slow(pytest.mark.native(MirrorBesideAnEngine.TestCase))
-TestMirrorBesideAnEngine.settings = settings(max_examples=300 if QUICK else 1000, stateful_step_count=30)
+TestMirrorBesideAnEngine.settings = settings(max_examples=examples(1000), stateful_step_count=30)

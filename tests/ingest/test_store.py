@@ -194,6 +194,7 @@ def test_a_circle_of_parents_does_no_harm() -> None:
     assert len(store) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.native
 def test_a_known_block_takes_little_memory() -> None:
     store = Store(1, 1 << 20, 1 << 20)

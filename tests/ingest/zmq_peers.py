@@ -9,7 +9,7 @@ import zmq
 
 from kvatlas.ingest.simulator.publisher import SimulatedPublisher
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 END_OF_REPLAY = b"\xff" * 8
 
 Socket: TypeAlias = "zmq.Socket[bytes]"

@@ -19,7 +19,7 @@ from kvatlas.offload.evicting.metrics import EvictCollector
 from kvatlas.offload.evicting.service import EvictService
 from kvatlas.offload.evicting.settings import EvictSettings
 from kvatlas.offload.storing.figures import StorageStatistics
-from kvatlas.offload.storing.metrics import COUNTERS, GAUGES, counts_of
+from kvatlas.offload.storing.metrics import COUNTERS, GAUGES, counter_series
 from kvatlas.offload.storing.settings import StorageSettings, parse_settings
 from kvatlas.offload.window.metrics import METRICS
 from kvatlas.offload.window.settings import WindowSettings, window_settings
@@ -117,7 +117,9 @@ def figures_of(root: Path) -> StorageStatistics:
 
 def test_labels_of_the_page_are_those_that_are_counted(tmp_path: Path) -> None:
     counted: dict[str, list[str]] = {}
-    for name, labels in counts_of(figures_of(tmp_path / "store")):
+    series = counter_series("store")
+    assert series.keys() <= figures_of(tmp_path / "store").counters.keys()
+    for name, labels in series.values():
         if len(labels) == 2:
             counted.setdefault(name.removeprefix("kvatlas_offload_"), []).append(labels[1])
     text = section("Of a store")

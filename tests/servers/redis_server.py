@@ -18,7 +18,7 @@ from tests.servers.programs import Kind, find_program
 if TYPE_CHECKING:
     import redis  # imported where it is used: without it there are reasons to skip, not errors
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 """In which a server answers, or has gone. Long: machines that run tests are busy."""
 
 

@@ -11,6 +11,7 @@ from tests.servers.programs import find_program
 from tests.servers.redis_server import RedisServer
 
 
+@pytest.mark.slow
 def test_server_takes_another_port_where_its_own_is_taken_before_it_starts(tmp_path: Path) -> None:
     if isinstance(reason := find_program("redis"), str):
         pytest.skip(reason)

@@ -19,7 +19,7 @@ from kvatlas.tokenize.loading.files import Place
 from kvatlas.tokenize.local import LocalTokenizer
 from tests.tokenize.loading.model_files import CONFIG, small_tokenizer, write_model
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 MESSAGES = [{"role": "user", "content": "The dog isn't lazy\n12345"}]
 RENDERED = "<|ab|><|a|>user\nThe dog isn't lazy\n12345<|b|><|a|>assistant\n"
 
@@ -33,6 +33,7 @@ def plain(text: str, *, add_special_tokens: bool) -> list[int]:
     return list(ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("add_special_tokens", [True, False])
 @pytest.mark.parametrize("text", ["", "The dog", "a<|a|>b</s>\n\n日本", "<|ab|>" * 3])
 def test_ids_of_a_completion_are_the_librarys(tmp_path: Path, text: str, add_special_tokens: bool) -> None:

@@ -22,7 +22,7 @@ from kvatlas.tokenize.pod_question import chat_question
 from kvatlas.tokenize.pods import PodSource, PodTokenizer
 from tests.tokenize.scripted_pod import Question, ScriptedPod, http, ids
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 PATIENT_S = 30.0
 HURRIED_S = 0.3

@@ -17,7 +17,7 @@ from kvatlas.tokenize.tokenizers import Tokenizers
 from tests.tokenize.loading.model_files import CONFIG, TEMPLATE, small_tokenizer, write_cached, write_model
 from tests.tokenize.scripted_pod import ScriptedPod, ids
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 MESSAGES = [{"role": "user", "content": "The dog"}]
 
 
@@ -46,6 +46,7 @@ def until(condition: Callable[[], bool]) -> None:
         pause.wait(0.002)
 
 
+@pytest.mark.slow
 def test_prompt_and_messages_give_ids(folder: Path) -> None:
     tokenizers = made(folder)
     ids = small_tokenizer().encode("The dog").ids
@@ -67,6 +68,7 @@ def test_exactly_one_of_prompt_and_messages_is_taken(folder: Path, given: dict[s
         made(folder).tokenize("two", **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", ["", "../two", "/etc", "a/../two", "two/", "a\0b", "a" * 10_000, None, 5, [], "org\\one"]
 )
@@ -87,6 +89,7 @@ def test_unknown_model_is_said_with_every_source_and_why_not(folder: Path) -> No
     assert "'alias'" in said and "'org/none'" in said and "hub.allowed" in said
 
 
+@pytest.mark.slow
 def test_sources_are_tried_in_their_order(tmp_path: Path, folder: Path) -> None:
     snapshot = write_cached(tmp_path / "cache", "org/one")
     place = f"files:{folder / 'org' / 'one'}"
@@ -101,6 +104,7 @@ def test_source_that_cannot_load_leaves_it_to_the_next(tmp_path: Path, folder: P
     assert made(folder).encode("org/one", "a").served_by == f"files:{snapshot}"
 
 
+@pytest.mark.slow
 def test_names_lead_to_folders_files_and_other_names(tmp_path: Path, folder: Path) -> None:
     (folder / "two" / "tokenizer.json").rename(folder / "two" / "other.json")
     tokenizers = made(
@@ -277,6 +281,7 @@ def test_closed_tokenizers_say_so(folder: Path) -> None:
         tokenizers.encode("two", "a")
 
 
+@pytest.mark.slow
 def test_request_template_is_taken_only_where_that_is_allowed(folder: Path) -> None:
     chat = Chat(messages=MESSAGES, chat_template="own")
     with pytest.raises(InputError, match="chat_template"):
@@ -285,6 +290,7 @@ def test_request_template_is_taken_only_where_that_is_allowed(folder: Path) -> N
     assert allowed.render_chat("two", chat) == "own"
 
 
+@pytest.mark.slow
 def test_template_of_the_folder_goes_before_that_of_the_configuration(folder: Path) -> None:
     (folder / "two" / "chat_template.jinja").write_text("from the file")
     assert CONFIG["chat_template"] != "from the file"

@@ -62,6 +62,7 @@ def test_choices_are_the_same_wherever_the_shards_lie(cluster: SmallCluster, nod
     assert {(choice.pod, choice.cached_tokens, choice.reason) for choice in choices} == {("a", TOKENS, "")}
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_missing_is_said_in_the_choice(cluster: SmallCluster) -> None:
     cluster.nodes = [HERE, ELSEWHERE]
     cluster.show()
@@ -113,6 +114,6 @@ def test_a_reader_without_a_view_yet_knows_no_pods_and_does_not_wait(cluster: Sm
     assert tuple(reader.known_pods) == () and reader.routers == ()
     assert reader.subscriber_of("a") is None
     cluster.board.silence(False)
-    reader.wait_ready(10)
+    reader.wait_ready(60)
     assert tuple(reader.known_pods) == ("a",)
     assert reader.subscriber_of("a") == "0"

@@ -348,10 +348,10 @@ def test_secrets_of_shards_are_not_handed_to_readers(rig: DirectoryRig) -> None:
 def test_what_cannot_be_is_refused_and_changes_nothing(
     rig: DirectoryRig, wanted: dict[str, object], expected: str
 ) -> None:
-    before = rig.service.wanted
+    before = rig.service.resharding.wanted
     with pytest.raises(InputError, match=expected):
         rig.service.scale(**wanted)  # type: ignore[arg-type]
-    assert rig.service.wanted == before and rig.service.layouts.building is None
+    assert rig.service.resharding.wanted == before and rig.service.layouts.building is None
 
 
 def test_a_state_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kvatlas.actors.directory.layouts import Generation, Layouts, Shape, Slot
@@ -118,7 +119,7 @@ class LayoutsOfProcesses(RuleBasedStateMachine):
             assert len({replica.incarnation for replica in one.replicas}) == len(one.replicas)
 
 
-TestLayouts = LayoutsOfProcesses.TestCase
+TestLayouts = pytest.mark.slow(LayoutsOfProcesses.TestCase)
 
 
 def placement(*nodes: str, chosen: tuple[str, ...] = ()) -> Placement:

@@ -16,7 +16,7 @@ import zmq
 from kvatlas.actors.link.link import LinkError, ShardLink
 from kvatlas.actors.orders import LinkKeys, decode, encode
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def key_pair() -> tuple[str, str]:

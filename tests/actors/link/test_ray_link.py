@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,21 +21,29 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("shared
 
 
 class EchoActor(Echo):
-    """An `Echo` that can be killed."""
+    """An `Echo` that can be killed, and holds for one test after the other."""
+
+    def hold_again(self) -> None:
+        self._may_go = threading.Event()
 
     def process_id(self) -> int:
         return os.getpid()
 
 
-@pytest.fixture
-def actor() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def one_for_all(shared_ray: None) -> Iterator[Any]:
     kind: Any = ray.remote(EchoActor)
     made = kind.options(
         name="c/shard/1-0-0", namespace=NAMESPACE, max_concurrency=SETTINGS.in_flight_max + 1, max_restarts=-1
     ).remote()
-    ray.get(made.process_id.remote())
     yield made
     ray.kill(made, no_restart=True)
+
+
+@pytest.fixture
+def actor(one_for_all: Any) -> Any:
+    ray.get(one_for_all.hold_again.remote())
+    return one_for_all
 
 
 @pytest.fixture

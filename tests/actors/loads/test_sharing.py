@@ -55,9 +55,13 @@ def test_loads_of_all_routers_add_up_after_any_traffic(keys: LinkKeys) -> None:
                 assert name is not None
                 expected[name[0]] = expected.get(name[0], 0) + count
         assert sum(expected.values()) == len(running)
-        wait_until(lambda: all({p: n for p, (_, _, n) in loads(r.book).items()} == expected for r in made))
-        one = loads(made[0].book)
-        assert all(loads(router.book) == one for router in made)
+
+        def all_agree() -> bool:
+            told = [loads(router.book) for router in made]
+            requests_told = {pod: requests for pod, (_, _, requests) in told[0].items()}
+            return requests_told == expected and all(one == told[0] for one in told)
+
+        wait_until(all_agree)
 
 
 def test_a_router_that_joins_late_is_told_everything_at_once(keys: LinkKeys) -> None:
@@ -97,7 +101,7 @@ def test_nobody_without_the_clusters_keys_hears_or_is_heard(keys: LinkKeys) -> N
             wait_until(lambda: set(loads(second.book)) == {"a"})
             wait_until(lambda: stranger.sharing.statistics().counts.get("sent_whole", 0) > 3)
             assert set(loads(stranger.book)) == {"c"}
-            assert set(loads(second.book)) == {"a"}
+            assert "c" not in loads(second.book)
         finally:
             stranger.sharing.close()
 
@@ -147,6 +151,7 @@ def test_broken_frames_of_a_peer_are_counted_and_nothing_ends(keys: LinkKeys) ->
         assert second.sharing.failure is None
 
 
+@pytest.mark.slow
 def test_while_a_restarted_directory_names_nobody_those_who_are_heard_stay(keys: LinkKeys) -> None:
     fleet = Fleet()
     with routers(2, keys, fleet) as (first, second):
@@ -176,8 +181,8 @@ def test_ending_twice_is_fine_and_frees_the_port(keys: LinkKeys) -> None:
 
 @pytest.mark.slow
 def test_processes_share_loads_and_one_that_is_killed_is_forgotten_by_its_silence(keys: LinkKeys) -> None:
-    fleet = Fleet()
-    with routers(1, keys, fleet) as (here,):
+    fleet, patient = Fleet(), msgspec.structs.replace(QUICK, silent_s_max=3.0)
+    with routers(1, keys, fleet, patient) as (here,):
         there = [RouterProcess(number, keys, (here.at,), "+a") for number in (11, 12)]
         fleet.routers = (here.at, *(one.at for one in there))
         try:
@@ -189,7 +194,7 @@ def test_processes_share_loads_and_one_that_is_killed_is_forgotten_by_its_silenc
 
             wait_until(is_known_there)
             there[0].kill()
-            wait_until(lambda: loads(here.book)["a"][2] == 1)
+            wait_until(lambda: loads(here.book).get("a", (0, 0, 0))[2] == 1)
             assert here.sharing.statistics().counts["silent"] == 1
         finally:
             for one in there:

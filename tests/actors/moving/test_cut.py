@@ -41,6 +41,7 @@ def test_cut_of_a_quiet_cluster_is_what_its_mirrors_hold(rig: CutRig) -> None:
     assert cut.pairs == 4 * 3
 
 
+@pytest.mark.slow
 def test_cut_under_load_is_of_one_moment_of_each_session(rig: CutRig) -> None:
     for session in rig.sessions.values():
         session.write()
@@ -101,6 +102,7 @@ def test_lost_session_is_in_the_cut_as_it_was_and_vouched_for_by_nobody(rig: Cut
     assert {worker.state for worker in cut.parts[0].part.workers} <= {"DEGRADED", "BLIND"}
 
 
+@pytest.mark.slow
 def test_shard_that_is_gone_is_one_clear_error_and_nothing_stays_held(rig: CutRig) -> None:
     rig.shards.shards[1].close()
     with pytest.raises(ClusterError, match=r"^shard 1: expected its content, "):
@@ -138,6 +140,7 @@ def test_subscriber_whose_process_is_another_by_now_is_one_clear_error(rig: CutR
     assert is_free(rig)
 
 
+@pytest.mark.slow
 def test_subscriber_whose_shard_does_not_answer_is_one_clear_error(rig: CutRig) -> None:
     rig.shards.shards[2].server.close()
     rig.sessions[1].tell()

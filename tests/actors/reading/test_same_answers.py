@@ -21,6 +21,7 @@ from kvatlas.ingest.simulator.options import EngineOptions
 from kvatlas.ingest.simulator.server import SimulatedServer
 from tests.actors.reading.small_cluster import ELSEWHERE, SEED, SmallCluster
 from tests.ingest.plain_batches import batch, stored
+from tests.profiles import examples
 
 BLOCK = 4
 FULL = CacheGroup()
@@ -108,7 +109,10 @@ def same(one: Scores, other: Scores) -> bool:
 
 
 @pytest.mark.slow
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(12),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     seed=st.integers(0, 2**32),
     engines=st.lists(st.sampled_from(ENGINES), min_size=1, max_size=4),
@@ -134,7 +138,7 @@ def test_looking_and_asking_answer_as_the_embedded_atlas(
         cluster.feed()
         readers = [cluster.reader(), cluster.reader("a third node")]
         for reader in readers:
-            reader.wait_ready(20)
+            reader.wait_ready(60)
             compare(told.atlas, reader, [random_prompt(rnd) for _ in range(6)], rnd)
     finally:
         cluster.close()
@@ -172,7 +176,7 @@ def test_stores_that_two_pods_share_count_for_both(node: str, tmp_path: Path) ->
             to.ingest(b"kv@reader@m", 0, batch(stored([1], prompt[:16])))
         cluster.feed()
         reader = cluster.reader(node)
-        reader.wait_ready(20)
+        reader.wait_ready(60)
         expected, found = atlas.score(prompt, model="m"), reader.score(prompt, model="m")
         assert same(found, expected)
         assert {match.pod: match.tier_blocks for match in found.matches}["reader"]["storage"] > 100

@@ -54,6 +54,7 @@ def test_a_shard_that_is_closed_counts_as_empty_until_another_takes_its_place(cl
     assert ask(reader)["a"] == BLOCKS
 
 
+@pytest.mark.slow
 def test_another_replica_on_the_node_is_taken_when_one_is_closed(cluster: SmallCluster) -> None:
     first = cluster.shards[0]
     second = ShardAtHand(1, 0, next(cluster.incarnations), cluster.folder)
@@ -94,6 +95,7 @@ def test_tables_in_private_memory_are_asked_for(cluster: SmallCluster) -> None:
     assert (ask(reader)["a"], how(reader)) == (BLOCKS, ["asked", "attached"])
 
 
+@pytest.mark.slow
 def test_a_shard_that_does_not_answer_is_waited_for_once(cluster: SmallCluster) -> None:
     reader = cluster.reader(ELSEWHERE, HURRIED)
     assert ask(reader)["a"] == BLOCKS

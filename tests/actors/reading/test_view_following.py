@@ -51,7 +51,7 @@ def test_a_view_that_nobody_confirms_makes_every_worker_degraded_until_somebody_
 ) -> None:
     clock = Clock()
     reader = cluster.reader(view_s_max=10.0, clock_s=clock)
-    reader.wait_ready(20)
+    reader.wait_ready(60)
     assert truth(reader) == "EXACT"
     cluster.board.silence()
     wait_until(lambda: reader.status().counts.get("missed_views", 0) > 1)
@@ -77,14 +77,14 @@ def test_an_answer_that_waited_in_a_paused_process_confirms_nothing(cluster: Sma
         asked += 1
         if asked == 2:
             is_asked.set()
-            may_answer.wait(20)
+            may_answer.wait(60)
         elif asked > 2:
-            over.wait(20)
+            over.wait(60)
         return cluster.board.fetch(0, 0.0)
 
     reader = ClusterReader(fetch_view, cluster.secrets(10.0), node_id=HERE, clock_s=clock)
     assert truth(reader) == "EXACT"
-    assert is_asked.wait(20)
+    assert is_asked.wait(60)
     clock.now_s += 60
     may_answer.set()
     wait_until(lambda: asked == 3)
@@ -136,7 +136,7 @@ def test_a_session_takes_the_place_of_another_in_one_step(cluster: SmallCluster)
 
 def test_close_wakes_whoever_waits_and_later_reads_raise(cluster: SmallCluster) -> None:
     reader = cluster.reader()
-    reader.wait_ready(20)
+    reader.wait_ready(60)
     reader.close()
     reader.close()
     with pytest.raises(ClusterError, match="closed"):
@@ -155,13 +155,14 @@ def test_a_reader_without_a_view_says_what_it_waits_for() -> None:
     reader.close()
 
 
+@pytest.mark.slow
 def test_a_reader_that_nobody_holds_ends_its_thread(cluster: SmallCluster) -> None:
     def threads() -> int:
         return sum(thread.name == "cluster view" for thread in threading.enumerate())
 
     wait_until(lambda: threads() == 0)
     reader = ClusterReader(cluster.board.fetch, cluster.secrets(), node_id=HERE)
-    reader.wait_ready(20)
+    reader.wait_ready(60)
     assert threads() == 1
     del reader
     gc.collect()
@@ -196,10 +197,11 @@ def test_event_loops_read_as_threads_do(cluster: SmallCluster, node: str) -> Non
         assert counts["fetches"] < counts["fetched_requests"], "those who wait go together"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", [HERE, ELSEWHERE])
 def test_threads_read_at_once_while_the_fleet_changes(cluster: SmallCluster, node: str) -> None:
     reader = cluster.reader(node)
-    reader.wait_ready(20)
+    reader.wait_ready(60)
     wrong: list[object] = []
 
     def look() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from kvatlas.actors.link.client import SocketLinks
 from kvatlas.actors.link.messages import Address, Kind, content, decode_message, hello
-from kvatlas.actors.orders import LinkKeys, Replica, ShardAsks, ShardOrders, decode
+from kvatlas.actors.orders import LinkKeys, Replica, ShardAsks, ShardOrders, ShardReport, decode
+from kvatlas.actors.shard.process import ShardProcess
 from kvatlas.actors.shard.settings import ShardSettings
 from kvatlas.index._native import TableReader, remove_dead_tables
 from kvatlas.index.errors import StaleTableError
@@ -35,7 +37,7 @@ def shard_settings(tmp_path: Path) -> ShardSettings:
         table_bytes_max=4 << 20,
         shared_memory_folder=str(tmp_path),
         heartbeat_s=0.02,
-        pause_s_max=0.1,
+        pause_s_max=30.0,  # on a busy machine
         directory_gone_s_max=0.3,
         owned=True,
     )
@@ -69,6 +71,7 @@ def enlisted(program: ShardProgram, keys: LinkKeys, *sessions: int) -> Replica:
     return program.report().replica
 
 
+@pytest.mark.slow
 def test_it_serves_what_it_was_told_and_tells_at_once_when_it_is_whole(
     program: ShardProgram, keys: LinkKeys, links: SocketLinks
 ) -> None:
@@ -110,6 +113,7 @@ def test_unwanted_it_goes_for_good_and_superseded_it_leaves_the_name_to_its_succ
         reader.lookup(array([10]))
 
 
+@pytest.mark.slow
 def test_unwanted_from_the_start_it_goes_at_once(program: ShardProgram) -> None:
     program.question()
     program.answer(ShardOrders(goes=True))
@@ -153,11 +157,11 @@ def test_of_an_owned_cluster_it_goes_when_the_directory_is_gone(
     assert program.question()[0] == "goes"
 
 
+@pytest.mark.slow
 def test_a_lost_directory_changes_nothing_for_those_that_it_served(
     keys: LinkKeys, links: SocketLinks, shard_settings: ShardSettings
 ) -> None:
-    patient = msgspec.structs.replace(shard_settings, owned=False, pause_s_max=30.0)  # on a busy machine
-    program = ShardProgram(patient)
+    program = ShardProgram(msgspec.structs.replace(shard_settings, owned=False))
     try:
         replica = enlisted(program, keys, 5)
         program.leave()
@@ -171,26 +175,32 @@ def test_a_lost_directory_changes_nothing_for_those_that_it_served(
         program.kill()
 
 
+@pytest.mark.slow
 def test_paused_it_is_not_believed_until_the_directory_has_spoken(
-    program: ShardProgram, keys: LinkKeys
+    keys: LinkKeys, shard_settings: ShardSettings
 ) -> None:
-    reader = TableReader(enlisted(program, keys).path)
-    wait_until(lambda: reader.whole)
-    program.answer(orders(keys))
-    program.report()
-    wait_until(lambda: reader.age_ms < 20)
-    os.kill(program.process.pid, signal.SIGSTOP)
-    wait_until(lambda: reader.age_ms > 300)
-    os.kill(program.process.pid, signal.SIGCONT)
-    wait_until(lambda: not reader.whole)
-    assert reader.age_ms > 300, "it does not say that it lives"
-    program.answer(orders(keys))  # to what it asked before
-    program.report()
-    assert not reader.whole and reader.age_ms > 300
-    program.answer(orders(keys))
-    wait_until(lambda: reader.whole and reader.age_ms < 100)
+    program = ShardProgram(msgspec.structs.replace(shard_settings, pause_s_max=0.5))
+    try:
+        reader = TableReader(enlisted(program, keys).path)
+        wait_until(lambda: reader.whole)
+        program.answer(orders(keys))
+        program.report()
+        wait_until(lambda: reader.age_ms < 100)
+        os.kill(program.process.pid, signal.SIGSTOP)
+        wait_until(lambda: reader.age_ms > 1000)
+        os.kill(program.process.pid, signal.SIGCONT)
+        wait_until(lambda: not reader.whole)
+        assert reader.age_ms > 1000, "it does not say that it lives"
+        program.answer(orders(keys))  # to what it asked before
+        program.report()
+        assert not reader.whole and reader.age_ms > 1000
+        program.answer(orders(keys))
+        wait_until(lambda: reader.whole and reader.age_ms < 100)
+    finally:
+        program.kill()
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_files_that_readers_and_successors_know_for_dead(
     program: ShardProgram, keys: LinkKeys, links: SocketLinks, tmp_path: Path
 ) -> None:
@@ -210,3 +220,34 @@ def test_killed_it_leaves_files_that_readers_and_successors_know_for_dead(
     wait_until(is_stale)
     assert remove_dead_tables(str(tmp_path), "kvatlas-") == 1
     assert not list(tmp_path.iterdir())
+
+
+class Dismissing:
+    """A directory that wants the shard no more as soon as `goes`."""
+
+    def __init__(self) -> None:
+        self.goes = False
+        self.reports = 0
+
+    def enlist(self, asks: ShardAsks) -> ShardOrders:
+        return ShardOrders(incarnation=7)
+
+    def report(self, report: ShardReport) -> ShardOrders:
+        self.reports += 1
+        return ShardOrders(incarnation=7, goes=self.goes)
+
+    def is_gone(self) -> bool:
+        return False
+
+
+def test_it_reports_at_once_when_asked_to(tmp_path: Path) -> None:
+    settings = ShardSettings(
+        table_bytes_max=4 << 20, shared_memory_folder=str(tmp_path), heartbeat_s=3600.0, transport="ray"
+    )
+    directory, ended, broken = Dismissing(), threading.Event(), threading.Event()
+    process = ShardProcess("c", ASKS, settings, directory, host="", goes=ended.set, breaks=broken.set)
+    wait_until(lambda: directory.reports > 0)
+    directory.goes = True
+    process.report_now()
+    assert ended.wait(WAIT_S) and not broken.is_set()
+    process.close()

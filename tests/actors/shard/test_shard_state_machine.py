@@ -14,6 +14,7 @@ from kvatlas.actors.link.messages import Address, Kind, Message
 from tests.actors.shard.plain_shard import LOADED, PlainShard
 from tests.actors.shard.shard_rig import INCARNATION, KEYS, Talk, holders, service
 from tests.models.table import ADD, CLEAR_LANE, REMOVE, TIER_BITS, Record, delta
+from tests.profiles import examples
 
 SESSIONS = st.integers(1, 3)
 LANES = st.integers(0, 3)
@@ -159,4 +160,4 @@ class ShardStateMachine(RuleBasedStateMachine):
 
 
 TestShard = pytest.mark.slow(ShardStateMachine.TestCase)
-TestShard.settings = settings(deadline=None, max_examples=200, stateful_step_count=40)
+TestShard.settings = settings(deadline=None, max_examples=examples(200), stateful_step_count=40)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from kvatlas.actors.link.link import ShardLink
@@ -79,9 +80,9 @@ class Desk:
 class Running:
     """An attendance in a thread."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, settings: SubscriberSettings = SETTINGS) -> None:
         self.services: list[SubscriberService] = []
-        self.attendance = Attendance(ASKS, SETTINGS, desk, self._make)
+        self.attendance = Attendance(ASKS, settings, desk, self._make)
         self.ending: Ending | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -95,7 +96,7 @@ class Running:
         self.ending = self.attendance.run()
 
     def ended(self) -> Ending | None:
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         return self.ending
 
@@ -125,6 +126,15 @@ def test_subscriber_enlists_reports_and_settles(desk: Desk, running: Running) ->
     assert all(report.part is None for report in others)
     assert {report.session for report in desk.reports} == {3}
     assert first.lanes_free == 10
+
+
+def test_it_reports_at_once_when_asked_to(desk: Desk) -> None:
+    running = Running(desk, msgspec.structs.replace(SETTINGS, report_s=3600.0))
+    wait_until(lambda: any(report.settled for report in desk.reports))
+    wait_until(lambda: not running.services[0].is_unsteady)
+    desk.orders = msgspec.structs.replace(ORDERS, goes=True)
+    running.attendance.report_now()
+    assert running.ended() is Ending.DISMISSED
 
 
 def test_directory_that_is_away_at_first_is_waited_for(desk: Desk) -> None:

@@ -19,6 +19,7 @@ from kvatlas.index._native import Table, route
 from kvatlas.ingest.fleet_mirror import Content, FleetMirror
 from tests.actors.subscriber.fleet_of_servers import BLOCK_SIZE, FleetOfServers
 from tests.actors.subscriber.shards_by_mail import Plan, Post, held
+from tests.profiles import examples
 
 SESSION = 7
 
@@ -270,5 +271,5 @@ class OutboxBesideMirrors(RuleBasedStateMachine):
                 assert feed._gathered_bytes <= feed.queued_bytes
 
 
-OutboxBesideMirrors.TestCase.settings = settings(max_examples=100, stateful_step_count=60)
+OutboxBesideMirrors.TestCase.settings = settings(max_examples=examples(100), stateful_step_count=60)
 TestOutboxBesideMirrors = pytest.mark.slow(OutboxBesideMirrors.TestCase)

@@ -18,7 +18,7 @@ from kvatlas.cluster import launch
 from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ShardsConfig, SubscribersConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
-from tests.cluster.living_fleet import Fleet, fleet_of, process_of, wait_until
+from tests.cluster.living_fleet import Fleet, fleet_of, living_process_of, process_of, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,13 +64,13 @@ def client(fleet: Fleet, folder: Path) -> Iterator[Client]:
 
 def statistics() -> ServiceStatistics:
     actor = ray.get_actor(ACTOR, namespace=NAMESPACE)
-    told: bytes = ray.get(actor.statistics.remote(), timeout=10)
+    told: bytes = ray.get(actor.statistics.remote(), timeout=60)
     return msgspec.msgpack.decode(told, type=ServiceStatistics)
 
 
 def kill() -> None:
     """And wait for the next process."""
-    killed = process_of(ACTOR)
+    killed = living_process_of(ACTOR)
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: process_of(ACTOR) not in (0, killed), UP_S)
 

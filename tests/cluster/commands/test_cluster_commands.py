@@ -38,6 +38,7 @@ def test_what_is_checked_can_be_read_again(tmp_path: Path) -> None:
     assert kvatlas("up", "-c", str(file), "--check").stdout == "shards:\n  count: 9\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

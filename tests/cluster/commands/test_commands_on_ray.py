@@ -43,7 +43,7 @@ def status() -> dict[str, list[dict[str, object]]]:
     return told
 
 
-def wait_until(is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
     until_s = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < until_s, status()

@@ -91,6 +91,7 @@ def test_dumps_of_other_keys_cannot_be_compared(tmp_path: Path, one: str) -> Non
     assert result.stderr.startswith(f"kvatlas: {one}, model 'm': expected block keys of this hash_seed")
 
 
+@pytest.mark.slow
 def test_blocks_are_found_by_holder_tier_and_key(one: str) -> None:
     found = json.loads(kvatlas("grep", one, "--key", "3", "--json").stdout)
     assert found["total"] == 2
@@ -113,6 +114,7 @@ def test_nothing_found_is_said_and_is_the_exit_code(one: str) -> None:
     assert (result.exit_code, result.stdout) == (1, "nothing found\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -123,6 +125,7 @@ def test_nothing_found_is_said_and_is_the_exit_code(one: str) -> None:
         (("grep", "ONE", "--key", "zz"), "key: expected a number of 64 bits, as 0x1f or decimal, got 'zz'"),
         (("grep", "ONE", "--key", str(1 << 64)), "key: expected a number of 64 bits"),
         (("grep", "ONE", "--tier", "tape"), "tier: expected one of gpu, cpu"),
+        (("grep", "ONE", "--pod", ""), "grep: expected a name, got an empty one"),
         (("load",), "load: expected a dump or --drop, one of the two"),
         (("load", "ONE", "--drop"), "load: expected a dump or --drop, one of the two"),
     ],

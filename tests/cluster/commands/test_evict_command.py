@@ -125,13 +125,13 @@ def test_it_serves_until_it_is_told_to_stop_and_gives_its_lease_back(space: Spac
             lines.append(line)
         url = line.split()[-1]
         wait_until(lambda: len(files_of(space.root)) == 25, "it evicts")
-        with urllib.request.urlopen(f"{url}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=60) as answer:
             assert answer.status == 200
-        with urllib.request.urlopen(f"{url}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
             assert b"kvatlas_evict_evicted_bytes_total" in answer.read()
         process.send_signal(ending)
         rest = process.stderr.read()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

@@ -71,6 +71,7 @@ def test_a_text_becomes_a_list_of_ids(files: Path, tokenizer: LocalTokenizer) ->
     assert json.loads(plain.stdout) == expected[1:]
 
 
+@pytest.mark.slow
 def test_a_chat_comes_as_a_request_or_as_its_messages(
     files: Path, tokenizer: LocalTokenizer, tmp_path: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_model_that_is_nowhere_is_said_in_a_line(files: Path, tmp_path: Path) 
     misused(encode(tmp_path, "--prompt", "a"), "tokenizer.json", exit_code=1)
 
 
+@pytest.mark.slow
 def test_a_model_is_found_by_folder_and_by_configuration(files: Path, tmp_path: Path) -> None:
     expected = encode(files, "--prompt", TEXT).stdout
     root = files.parent.parent
@@ -207,6 +209,7 @@ def _asked(address: str) -> list[int]:
         return ids
 
 
+@pytest.mark.slow
 def test_a_service_that_cannot_start_is_said_in_a_line(files: Path, tmp_path: Path) -> None:
     misused(kvatlas("tokenize", "serve", "--listen", "nonsense"), "listen")
     misused(kvatlas("tokenize", "serve", "--tls-key", "key.pem"), "tls_certificate_file")

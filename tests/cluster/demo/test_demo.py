@@ -112,6 +112,7 @@ def test_a_terminal_gets_a_live_view_that_is_gone_at_the_end() -> None:
     assert "of 40 requests" in out.getvalue()
 
 
+@pytest.mark.slow
 def test_a_fleet_whose_process_died_is_a_clear_error() -> None:
     with Fleet(FleetConfig(pods=1)) as fleet:
         tokens = np.arange(64, dtype=np.uint32)

@@ -15,7 +15,7 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ShardsConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from tests.cluster.asker import Asker
-from tests.cluster.living_fleet import Fleet, fleet_of, process_of, wait_until
+from tests.cluster.living_fleet import Fleet, fleet_of, living_process_of, wait_until
 
 _PROMPTS_MAX = 500
 
@@ -74,13 +74,13 @@ def test_a_table_that_finds_no_room_to_grow_loses_blocks_and_nothing_else(
         fleet.wait_agreed(client)
         assert {shard.how for shard in client.reading().shards} == {"attached"}
         fill(folder)
-        processes = {name: process_of(name) for name in actors_of("full")}
+        processes = {name: living_process_of(name) for name in actors_of("full")}
         with Asker(client, fleet) as asker:
             wait_until(lambda: has_dropped(client, fleet), 60, client.status)
         assert asker.wrong == [] and asker.answers
-        assert {name: process_of(name) for name in actors_of("full")} == processes
+        assert {name: living_process_of(name) for name in actors_of("full")} == processes
         launch.down("full")
-        wait_until(lambda: [path.name for path in folder.iterdir()] == ["filling"], 10)
+        wait_until(lambda: [path.name for path in folder.iterdir()] == ["filling"], 60)
 
 
 def has_dropped(client: Client, fleet: Fleet) -> bool:

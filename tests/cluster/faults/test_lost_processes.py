@@ -15,7 +15,7 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ReadingConfig, ShardsConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from tests.cluster.asker import Asker
-from tests.cluster.living_fleet import Fleet, fleet_of, process_of, wait_until
+from tests.cluster.living_fleet import Fleet, fleet_of, living_process_of, process_of, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,7 +53,7 @@ def test_tables_of_dead_shards_are_removed_by_those_that_follow(
 ) -> None:
     left = control_files()
     assert len(left) == 2
-    shards = {name: process_of(name) for name in actors_of("lost") if "/shard/" in name}
+    shards = {name: living_process_of(name) for name in actors_of("lost") if "/shard/" in name}
     for pid in shards.values():
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: all(process_of(name) not in (0, pid) for name, pid in shards.items()), UP_S)
@@ -64,18 +64,18 @@ def test_tables_of_dead_shards_are_removed_by_those_that_follow(
 def test_while_the_directory_stands_still_answers_are_distrusted_and_go_on(
     client: Client, fleet: Fleet
 ) -> None:
-    pid = process_of("lost/directory")
+    pid = living_process_of("lost/directory")
     with Asker(client, fleet) as asker:
         os.kill(pid, signal.SIGSTOP)
         try:
-            wait_until(lambda: {view.state for view in client.pods()} == {"DEGRADED"}, 30, client.pods)
+            wait_until(lambda: {view.state for view in client.pods()} == {"DEGRADED"}, 60, client.pods)
             assert dict(client.score(fleet.prompts[0], model=fleet.model))
         finally:
             os.kill(pid, signal.SIGCONT)
         fleet.serve(5)
         fleet.wait_agreed(client)
     assert asker.wrong == [] and asker.partial == 0
-    assert process_of("lost/directory") == pid
+    assert living_process_of("lost/directory") == pid
 
 
 def control_files() -> set[str]:

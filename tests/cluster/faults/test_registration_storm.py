@@ -12,7 +12,7 @@ import pytest
 from kvatlas.actors.directory.ray_yard import actors_of
 from kvatlas.cluster import launch
 from kvatlas.cluster.client import Client
-from kvatlas.cluster.config.actors_config import ShardsConfig, SubscribersConfig
+from kvatlas.cluster.config.actors_config import DirectoryConfig, ShardsConfig, SubscribersConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.index.errors import InputError
 from kvatlas.ingest.discovery.config import (
@@ -26,7 +26,7 @@ from kvatlas.ingest.discovery.pods import DiscoveredPod
 from kvatlas.ingest.sockets.source_config import SourceConfig
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from tests.cluster.asker import Asker
-from tests.cluster.living_fleet import Fleet, fleet_of, process_of, wait_until
+from tests.cluster.living_fleet import Fleet, fleet_of, living_process_of, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,31 +64,13 @@ def client(fleet: Fleet, listed: Path) -> Iterator[Client]:
             limits=DiscoveryLimits(grace_s=0.5),
         ),
         shards=ShardsConfig(count=2, table_bytes_max=64 << 20),
+        directory=DirectoryConfig(shard_silent_s=60.0),  # a busy machine is long at taking thousands of pods
         subscribers=SubscribersConfig(pods_each=4096, sockets=SubscriberConfig(sources_max=2048)),
     )
     with launch.start(config) as client:
         fleet.wait_agreed(client)
         yield client
         launch.down("storm")
-
-
-def test_ten_thousand_pods_in_a_list_are_bounded_and_answers_go_on(
-    client: Client, fleet: Fleet, listed: Path
-) -> None:
-    before = resident(client)
-    with Asker(client, fleet) as asker:
-        listed.write_text(json.dumps([unreachable(number) for number in range(STORM)]))
-        wait_until(lambda: len(followed(client)) == STORM + 2, 120, lambda: len(followed(client)))
-        wait_until(lambda: len(subscribers(client)) == 3, 60, lambda: subscribers(client))
-        wait_until(lambda: all(one.settled for one in client.status().subscribers), 120, client.status)
-        fleet.serve(10)
-        fleet.wait_agreed(client)
-        assert all(resident(client)[name] - size < _MORE_BYTES_MAX for name, size in before.items())
-        assert any(one.counts.get("refused_sources") for one in client.status().subscribers)
-        listed.write_text("[]")
-        wait_until(lambda: len(followed(client)) == 2, 120, lambda: len(followed(client)))
-        fleet.wait_agreed(client)
-    assert asker.wrong == [] and asker.pause_s_max < 10.0 and asker.answers
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "\0", "p" * 100_000, "\u202egnp"])
@@ -104,11 +86,11 @@ def test_a_name_that_cannot_be_shown_is_refused(client: Client, name: str) -> No
 )
 def test_any_other_name_is_a_name(client: Client, fleet: Fleet, name: str) -> None:
     client.add_pod(named(name))
-    wait_until(lambda: name in followed(client), 10, lambda: followed(client))
+    wait_until(lambda: name in followed(client), 60, lambda: followed(client))
     fleet.serve()
     fleet.wait_agreed(client)
     assert client.remove_pod(name)
-    wait_until(lambda: name not in followed(client), 10, lambda: followed(client))
+    wait_until(lambda: name not in followed(client), 60, lambda: followed(client))
 
 
 def test_a_pod_that_is_named_twice_is_followed_where_it_was(client: Client, fleet: Fleet) -> None:
@@ -117,6 +99,26 @@ def test_a_pod_that_is_named_twice_is_followed_where_it_was(client: Client, flee
     client.remove_pod(again.pod)
     fleet.serve(5)
     fleet.wait_agreed(client, 90)
+
+
+def test_ten_thousand_pods_in_a_list_are_bounded_and_answers_go_on(
+    client: Client, fleet: Fleet, listed: Path
+) -> None:
+    """The last here, for where it fails the others would, too."""
+    before = resident(client)
+    with Asker(client, fleet) as asker:
+        listed.write_text(json.dumps([unreachable(number) for number in range(STORM)]))
+        wait_until(lambda: len(followed(client)) == STORM + 2, 120, lambda: len(followed(client)))
+        wait_until(lambda: len(subscribers(client)) == 3, 60, lambda: subscribers(client))
+        wait_until(lambda: all(one.settled for one in client.status().subscribers), 120, client.status)
+        fleet.serve(10)
+        fleet.wait_agreed(client)
+        assert all(resident(client)[name] - size < _MORE_BYTES_MAX for name, size in before.items())
+        assert any(one.counts.get("refused_sources") for one in client.status().subscribers)
+        listed.write_text("[]")
+        wait_until(lambda: len(followed(client)) == 2, 120, lambda: len(followed(client)))
+        fleet.wait_agreed(client)
+    assert asker.wrong == [] and asker.pause_s_max < 30.0 and asker.answers
 
 
 def named(name: str) -> DiscoveredPod:
@@ -144,7 +146,7 @@ def resident(client: Client) -> dict[str, int]:
     """Bytes in memory of the directory and the subscribers, by name."""
     found = {}
     for name in actors_of(client.cluster):
-        if "/shard/" not in name and (pid := process_of(name)):
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        if "/shard/" not in name:
+            pages = int(Path(f"/proc/{living_process_of(name)}/statm").read_text().split()[1])
             found[name] = pages * 4096
     return found

@@ -16,7 +16,7 @@ from kvatlas.ingest.simulator.publisher import SimulatedPublisher
 from kvatlas.ingest.simulator.server import SimulatedServer
 
 PROMPT = tuple(range(1000, 1100))
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 @pytest.fixture

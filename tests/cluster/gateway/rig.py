@@ -27,7 +27,7 @@ MODEL = "small"
 BLOCK_SIZE = 16
 PROMPT = list(range(1, 90))
 """Five full blocks and some; pod-a holds all, pod-b the first three."""
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class EmbeddedBackend:

@@ -162,5 +162,5 @@ def test_health_is_told_for_both_services(address: str) -> None:
     for service in ("", "indexer.v1.IndexerService", "kvatlas.v1.GatewayService"):
         request = health_pb2.HealthCheckRequest(service=service)
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        answer = stub.Check(request, timeout=30)
+        answer = stub.Check(request, timeout=60)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING

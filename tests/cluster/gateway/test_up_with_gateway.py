@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from kvatlas.cluster.cli import app
@@ -15,6 +16,7 @@ def up(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_it_means_one_replica_where_the_configuration_has_none(tmp_path: Path) -> None:
     assert "gateway" not in up()
     assert up("--gateway") == "gateway:\n  replicas: 1\n"

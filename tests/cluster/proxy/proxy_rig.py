@@ -24,8 +24,8 @@ from kvatlas.ingest.simulator.server import SimulatedServer
 
 MODEL = "simulated/model"
 BLOCK = 16
-_WAIT_S_MAX = 20.0
-_PLAY_S_MAX = 60.0
+_WAIT_S_MAX = 60.0
+_PLAY_S_MAX = 100.0
 
 
 class Answer(NamedTuple):

@@ -33,7 +33,7 @@ def ask(url: str, path: str, body: object = None) -> tuple[int, Any, Any]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url + path, data, {"content-type": "application/json"})
     try:
-        with _OPENER.open(request, timeout=20) as answer:
+        with _OPENER.open(request, timeout=60) as answer:
             return answer.status, answer.headers, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -72,7 +72,7 @@ def config_of(models: Path, *watches: Any) -> ClusterConfig:
 @pytest.fixture(scope="module")
 def proxy(models: Path, pods: RunningPods) -> Iterator[EmbeddedProxy]:
     with EmbeddedProxy(config_of(models, StaticWatchConfig(pods=pods.entries)), port=0) as proxy:
-        proxy.wait_ready(20)
+        proxy.wait_ready(60)
         yield proxy
 
 
@@ -84,7 +84,7 @@ def test_the_turns_of_a_chat_go_where_it_was_before(proxy: EmbeddedProxy, stream
         messages.append({"role": "user", "content": question})
         body = {"model": MODEL, "messages": messages, "max_tokens": 3, "stream": stream}
         request = urllib.request.Request(proxy.url + "/v1/chat/completions", json.dumps(body).encode())
-        with _OPENER.open(request, timeout=20) as answer:
+        with _OPENER.open(request, timeout=60) as answer:
             answer.read()
             request_id = answer.headers["x-kvatlas-request-id"]
         _, _, receipt = ask(proxy.url, f"/v1/receipts/{request_id}")
@@ -125,7 +125,7 @@ def test_pods_that_a_file_names_are_served_as_they_come(
             proxy.wait_ready(0.1)
         serving = {"pod": "pod-a", "model": MODEL, "serving": {"url": pods.pods[0].url}}
         listed.write_text(json.dumps([serving]))
-        proxy.wait_ready(20)
+        proxy.wait_ready(60)
         assert ask(proxy.url, "/v1/completions", {"model": MODEL, "prompt": "text"})[0] == 200
 
 
@@ -147,9 +147,9 @@ def test_the_command_serves_until_it_is_told_to_end(models: Path, pods: RunningP
         said = process.stderr.readline()
         try:
             url = said.split()[-1].removesuffix("/v1")
-            wait_until(lambda: ask(url, "/health")[0] == 200, 20)
+            wait_until(lambda: ask(url, "/health")[0] == 200, 60)
             status, headers, _ = ask(url, "/v1/completions", {"model": MODEL, "prompt": "a text"})
             assert (status, headers["x-kvatlas-pod"] in {one.url[7:] for one in pods.pods}) == (200, True)
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, process.stderr.read()
+        assert process.wait(60) == 0, process.stderr.read()

@@ -191,7 +191,7 @@ def test_a_saturated_fleet_says_when_to_come_again() -> None:
         choosing = ChoosingConfig(queue_requests_max=0)
         async with rig(pods=1, choosing=choosing, tokens_per_s=10.0) as one:
             one.serve("pod0", requests_max=1)
-            running = asyncio.ensure_future(one.complete(prompt(1), stream=True, max_tokens=5))
+            running = asyncio.ensure_future(one.complete(prompt(1), stream=True, max_tokens=20))
             await one.until(lambda: one.reserved() == 1)
             refused = await one.complete(prompt(2))
             assert refused.status == 503
@@ -202,6 +202,7 @@ def test_a_saturated_fleet_says_when_to_come_again() -> None:
     play(scenario())
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_slowly_has_the_pod_wait_and_costs_no_memory() -> None:
     async def scenario() -> None:
         async with rig(pods=1) as one:
@@ -211,6 +212,7 @@ def test_a_client_that_reads_slowly_has_the_pod_wait_and_costs_no_memory() -> No
             )
             head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body.encode())
+            await one.until(lambda: len(one.server._clients) == 1)
             (client,) = one.server._clients
             await one.until(lambda: client._is_paused)
             assert client._transport.get_write_buffer_size() < 1 << 20

@@ -55,14 +55,14 @@ def config(pods: RunningPods) -> ClusterConfig:
 @pytest.fixture(scope="module")
 def client(config: ClusterConfig) -> Iterator[Client]:
     with launch.start(config) as client:
-        wait_until(lambda: len(client.serving_pods()) == 2, 30)
+        wait_until(lambda: len(client.serving_pods()) == 2, 60)
         yield client
 
 
 def complete(config: ClusterConfig, prompt: list[int]) -> tuple[Any, Any]:
     body = json.dumps({"model": MODEL, "prompt": prompt, "max_tokens": 2}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{config.proxy.port}/v1/completions", body)
-    with _OPENER.open(request, timeout=20) as answer:
+    with _OPENER.open(request, timeout=60) as answer:
         return answer.headers, json.loads(answer.read())
 
 
@@ -81,14 +81,14 @@ def actor(config: ClusterConfig) -> Any:
 def test_the_proxy_of_a_cluster_sends_a_prompt_where_it_is_held(
     client: Client, config: ClusterConfig
 ) -> None:
-    wait_until(lambda: answers(config), 30)
+    wait_until(lambda: answers(config), 60)
 
     def is_foretold() -> bool:
         headers, body = complete(config, [*PROMPT, 7])
         assert body["pod"] == headers["x-kvatlas-pod"]
         return int(headers["x-kvatlas-predicted-cached-tokens"]) > 0
 
-    wait_until(is_foretold, 30)
+    wait_until(is_foretold, 60)
 
 
 def test_a_proxy_that_dies_is_started_again_and_finds_the_cluster(

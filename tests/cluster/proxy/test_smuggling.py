@@ -249,6 +249,7 @@ def test_who_waits_for_a_hundred_behind_a_running_answer_does_not_get_it_amid_th
     play(scenario())
 
 
+@pytest.mark.slow
 def test_a_body_of_two_byte_chunks_takes_no_more_room_than_any_other() -> None:
     async def scenario() -> None:
         limits = ProxyLimits(body_bytes_max=1 << 20)

@@ -28,11 +28,16 @@ class Gate:
         self._waiting: Counter[str] = Counter()
 
     async def wait(self, replica: str) -> None:
-        self._waiting[replica] += 1
+        opened, waiting = self._opened, self._waiting  # as it is now: others may close it meanwhile
+        waiting[replica] += 1
         try:
-            await self._opened.wait()
+            await opened.wait()
         finally:
-            self._waiting[replica] -= 1
+            waiting[replica] -= 1
+
+    def close(self) -> None:
+        """For those who come from now on; who waits already is forgotten."""
+        self._opened, self._waiting = asyncio.Event(), Counter()
 
     def open(self) -> None:
         self._opened.set()
@@ -115,6 +120,7 @@ def engines(
         name=name,
         request_router_config=config,
         ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_wait_loop_s=0.1,  # each replica that goes waits once at least
         **{"max_ongoing_requests": 100, **options},
     )(FakeEngine)
     return deployment.bind(advertises)

@@ -348,6 +348,7 @@ def test_a_replica_that_died_is_in_no_order() -> None:
     run(scenario)
 
 
+@pytest.mark.slow
 def test_routers_of_one_deployment_share_a_fleet_that_ends_with_the_last_of_them() -> None:
     names = []
 
@@ -365,9 +366,10 @@ def test_routers_of_one_deployment_share_a_fleet_that_ends_with_the_last_of_them
 
     run(scenario)
     gc.collect()
-    wait_until(lambda: names[0] not in fleets_here(), 10, fleets_here)
+    wait_until(lambda: names[0] not in fleets_here(), 60, fleets_here)
 
 
+@pytest.mark.slow
 def test_a_router_may_be_collected_while_the_lock_of_all_fleets_is_held() -> None:
     names = []
 
@@ -378,4 +380,4 @@ def test_a_router_may_be_collected_while_the_lock_of_all_fleets_is_held() -> Non
     run(scenario)
     with sharing._lock:  # as when the collector runs amid `share`
         gc.collect()
-    wait_until(lambda: names[0] not in fleets_here(), 10, fleets_here)
+    wait_until(lambda: names[0] not in fleets_here(), 60, fleets_here)

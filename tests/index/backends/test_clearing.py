@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kvatlas.index.block_index import BlockIndex
 from tests.index.backends.telling import add, blocks, cleared, enroll, held, runs, tell
 from tests.models.table import ADD
@@ -49,6 +51,7 @@ def test_a_clear_stands_in_the_order_of_its_buffer(index: BlockIndex) -> None:
     assert runs(index.match(keys)) == {}
 
 
+@pytest.mark.slow
 def test_clears_of_many_lanes_again_and_again_leave_nothing_behind(index: BlockIndex) -> None:
     keys = chain(130, 65)
     enroll(index, *range(20))

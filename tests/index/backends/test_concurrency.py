@@ -33,6 +33,7 @@ def run_together(works: Sequence[Callable[[], None]]) -> None:
         raise failures[0]
 
 
+@pytest.mark.slow
 def test_writers_of_the_same_blocks_lose_nothing(index: BlockIndex) -> None:
     keys = chain(300, 100)
     lanes = range(WRITERS * 5)

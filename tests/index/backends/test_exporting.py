@@ -123,6 +123,7 @@ def test_a_content_says_which_lanes_are_closed(
     assert any(view.lanes == [0] for view in views)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other_harness", ["table"], indirect=True, scope="module")
 def test_an_export_goes_on_while_the_index_is_written(
     index: BlockIndex, harness: Harness, other: BlockIndex

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kvatlas.index.block_index import BlockIndex
 from tests.index.backends.telling import blocks, cleared, enroll, held, runs, tell
 from tests.models.table import ADD, REMOVE
@@ -21,6 +23,7 @@ def test_a_block_may_be_held_by_a_thousand_lanes_and_more(index: BlockIndex) -> 
     assert runs(index.match(keys)) == dict.fromkeys(sorted(set(LANES) - set(gone)), 1)
 
 
+@pytest.mark.slow
 def test_a_thousand_lanes_hold_as_much_of_a_chain_as_each_was_told(index: BlockIndex) -> None:
     keys = chain(200, 91)
     lanes = range(1_000)

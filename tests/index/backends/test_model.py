@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -81,6 +82,7 @@ class Histories(RuleBasedStateMachine):
         self.index.close()
 
 
+@pytest.mark.slow
 def test_any_history_leaves_what_it_leaves_in_dicts(harness: Harness) -> None:
     kind = type("Machine", (Histories,), {"harness": harness})
     run_state_machine_as_test(

@@ -66,6 +66,7 @@ def test_a_delta_that_is_malformed_or_of_another_lane_changes_nothing(index: Blo
     assert held(index, chain(5, 75)) == [{}] * 5
 
 
+@pytest.mark.slow
 def test_a_reader_sees_the_old_or_the_new(index: BlockIndex, harness: Harness) -> None:
     """A block that a lane holds in one of two tiers is held in just one; else in part, where that is said."""
     keys = chain(100, 77)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,7 @@ def test_segments_in_use_survive_a_scan_that_is_many_times_the_budget(index: Sha
     assert statistics["dropped_unused"] > 0.98 * statistics["dropped_entries"], "nobody asked for what went"
 
 
+@pytest.mark.slow
 def test_a_segment_that_was_looked_up_often_outlives_those_added_after_its_last_use(
     index: ShardedIndex,
 ) -> None:
@@ -82,6 +84,7 @@ def test_a_segment_that_was_looked_up_often_outlives_those_added_after_its_last_
     assert matched(index, segment(0)) == 0, "but not for ever"
 
 
+@pytest.mark.slow
 def test_newcomers_stay_for_some_time_where_all_else_was_looked_up(index: ShardedIndex) -> None:
     for number in range(3_000):
         index.apply([packed(ADD, 0, segment(number))])
@@ -119,6 +122,7 @@ def random_history(seed: int, n: int, n_lanes: int) -> Iterator[Record]:
         yield Record(op, int(random.integers(n_lanes)), 1, tuple(map(int, keys)), int(segment(number)[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "n_lanes"), [(0, 12), (1, 40), (2, 300)])
 def test_what_is_held_at_the_budget_is_of_what_was_told(seed: int, n_lanes: int) -> None:
     table, model = Table(budget_bytes=BUDGET), NaiveTable()
@@ -140,6 +144,7 @@ def test_what_is_held_at_the_budget_is_of_what_was_told(seed: int, n_lanes: int)
     table.close()
 
 
+@pytest.mark.slow
 def test_where_every_block_has_holders_of_its_own_the_sets_stay_within_the_budget_too() -> None:
     """Their sets take more than their slots."""
     random = np.random.default_rng(5)
@@ -199,3 +204,25 @@ def test_memory_of_retired_generations_is_used_again_as_if_it_were_new(index: Sh
     statistics = checked(reader)
     assert statistics["rebuilds"] > 20
     assert found * SEGMENT == statistics["entries"] < 1_000 * SEGMENT
+
+
+def test_what_is_added_while_a_generation_is_copied_is_in_the_next_one() -> None:
+    """Also of a segment that is left behind: what it gets meanwhile is new."""
+    table, many = Table(budget_bytes=BUDGET), 2_000
+    table.apply(b"".join(packed(ADD, 0, segment(number)) for number in range(many)))
+    still_held = (key for n in count() for key in segment(n) if table.lookup(np.array([key]))[0])
+    before, added, rebuilds = checked(table)["rebuilds"], list[np.uint64](), 0
+    for number in range(many, 2 * many):
+        for keys in np.split(segment(number), 8):
+            added.append(
+                next(still_held)
+            )  # of the oldest segment, that goes next; the other's use does not warm it
+            again = packed(ADD, 1, np.array(added[-1:]), segment_key=number)
+            table.apply(again + packed(ADD, 0, keys, int(segment(number)[0])))
+            if checked(table)["rebuilds"] == before:
+                continue
+            since_the_copying_began = np.array(added[-100:])
+            assert all(1 in dict(held) for held in table.lookup(since_the_copying_began))
+            before, added, rebuilds = checked(table)["rebuilds"], [], rebuilds + 1
+    assert rebuilds >= 4
+    table.close()

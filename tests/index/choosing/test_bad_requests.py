@@ -289,6 +289,7 @@ def test_a_clock_that_steps_back_keeps_what_is_alive_and_one_that_leaps_ends_it(
         assert fleet.chooser.statistics().loads["reservations"] == 0
 
 
+@pytest.mark.slow
 def test_ten_thousand_requests_that_nobody_ends_leave_nothing_but_counts() -> None:
     with SmallFleet(("a", "b", "c"), ChoosingConfig(reservation_s=60.0)) as fleet:
         for n in range(10_000):

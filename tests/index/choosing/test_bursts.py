@@ -19,6 +19,7 @@ from tests.index.choosing.timed_traffic import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("over_s", "shared", "own", "event_delay_s"),
     [
@@ -60,6 +61,7 @@ def test_cold_requests_at_one_moment_get_one_pod_after_the_other() -> None:
         assert set(requests_by_pod(served).values()) == {10}
 
 
+@pytest.mark.slow
 def test_warm_siblings_leave_the_pod_that_holds_their_prefix_when_its_queue_costs_more() -> None:
     with fleet_of(TimedFleetOptions(blocks=8192)) as fleet:
         prefix = tokens(2048)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+import pytest
+
 from kvatlas.index.choosing.choice import Choice
 from tests.index.choosing.small_fleet import SmallFleet, prompt
 
@@ -47,6 +49,7 @@ def test_a_burst_of_threads_is_spread_evenly() -> None:
         assert sum(fleet.load(f"pod{i}")[2] for i in range(8)) == THREADS * EACH
 
 
+@pytest.mark.slow
 def test_requests_of_many_threads_leave_nothing_behind() -> None:
     with SmallFleet() as fleet:
         assert len(in_threads(fleet, lives=True)) == THREADS * EACH

@@ -12,6 +12,7 @@ from kvatlas.index.choosing.choice import Choice
 from kvatlas.index.choosing.settings import ChoosingConfig
 from kvatlas.index.errors import NoWorkerError
 from tests.index.choosing.small_fleet import SmallFleet, prompt
+from tests.profiles import examples
 
 PODS = ("a", "b", "c")
 IDS = st.sampled_from(["x", "y", "z"])
@@ -178,4 +179,4 @@ class LifeOfRequests(RuleBasedStateMachine):
 
 
 TestLifeOfRequests = LifeOfRequests.TestCase
-TestLifeOfRequests.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLifeOfRequests.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

@@ -84,6 +84,7 @@ def test_chats_stay_where_they_were_sent_when_no_pod_publishes_events() -> None:
     assert hit_rate(blind) > hit_rate(blindly) + 0.1
 
 
+@pytest.mark.slow
 def test_pods_without_events_beside_others_get_their_share_and_their_prefixes_back() -> None:
     options = TimedFleetOptions(pods=6, blocks=4096, without_events=["pod0", "pod1", "pod2"])
     served = run_chats(options, ChoosingConfig())
@@ -126,6 +127,7 @@ def fill(fleet: TimedFleet, requests: int) -> None:
     fleet.run([Arrival(0.0, tokens(100), 40) for _ in range(requests)])
 
 
+@pytest.mark.slow
 def test_more_than_a_fleet_takes_is_told_to_come_later_and_all_of_it_is_served_in_the_end() -> None:
     options = TimedFleetOptions(pods=2, blocks=4096, pace=Pace(requests_max=4))
     with fleet_of(options, ChoosingConfig(queue_requests_max=2)) as fleet:

@@ -82,6 +82,7 @@ def nothing_is_left(fleet: SmallFleet) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", [65_536, 8])
 def test_after_a_storm_and_the_end_of_all_requests_every_load_is_exactly_nothing(bound: int) -> None:
     with SmallFleet(PODS, ChoosingConfig(reservations_max=bound)) as fleet:
@@ -93,6 +94,7 @@ def test_after_a_storm_and_the_end_of_all_requests_every_load_is_exactly_nothing
         assert fleet.chooser.loads.own()[1].sum() == fleet.chooser.loads.own()[2].sum() == 0
 
 
+@pytest.mark.slow
 def test_after_a_storm_that_nobody_ends_silence_ends_it() -> None:
     with SmallFleet(PODS, ChoosingConfig(reservation_s=30.0)) as fleet:
         storm(fleet)
@@ -101,6 +103,7 @@ def test_after_a_storm_that_nobody_ends_silence_ends_it() -> None:
         assert nothing_is_left(fleet)
 
 
+@pytest.mark.slow
 def test_pods_that_leave_and_come_back_during_a_storm_leave_nothing_either() -> None:
     with SmallFleet(PODS, ChoosingConfig(reservation_s=1000.0)) as fleet:
         turn = iter(range(1 << 30))

@@ -177,6 +177,7 @@ def test_an_error_in_the_middle_of_a_load_changes_nothing() -> None:
     assert {lane for table in tables for lane, _ in held_by([one_section(table)])} == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_thousand_lanes_of_a_block_are_one_set_in_the_record_and_in_the_table() -> None:
     keys = np.array(segment_keys(1, 1000), np.uint64)
     elements = np.arange(1, 256_001, 256, dtype=np.uint32)

@@ -95,6 +95,7 @@ def test_a_snapshot_sees_a_move_from_table_to_table_at_most_half_done() -> None:
             assert sum(counts(snapshot(tables))) in (len(keys), len(keys) + 1)
 
 
+@pytest.mark.slow
 def test_a_snapshot_has_of_a_lane_that_is_replaced_all_old_or_all_new() -> None:
     table = filled(Table(), [added(1, 1), added(1, 2), added(2, 3)])
     old, new = {*segment_keys(1), *segment_keys(2)}, {*segment_keys(8, 500)}
@@ -117,6 +118,7 @@ def test_a_snapshot_has_of_a_lane_that_is_replaced_all_old_or_all_new() -> None:
             assert {key for lane, key in held if lane == 2} == {*segment_keys(3)}
 
 
+@pytest.mark.slow
 def test_a_load_shows_the_old_or_the_new_in_all_tables_to_who_looks_meanwhile() -> None:
     """While no table gets its next generation; a match that holds an older one sees that as it was."""
     keys = np.array(segment_keys(1, 1280), np.uint64)

@@ -153,7 +153,7 @@ class KubernetesApi:
             self.ends_watches = end
             self.changed.notify_all()
 
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 10) -> bool:
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60) -> bool:
         with self.changed:
             return self.changed.wait_for(condition, timeout_s)
 

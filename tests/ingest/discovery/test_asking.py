@@ -149,7 +149,7 @@ def test_its_threads_ask_and_end(count: int) -> None:
     asker.start()
     with lock:
         asker.replace(0, [by_url("a")])
-    assert passed.wait(10)
+    assert passed.wait(60)
     asker.stop()
     asker.stop()
     assert not any(thread.is_alive() for thread in asker._threads)  # pyright: ignore[reportPrivateUsage]

@@ -294,6 +294,7 @@ def test_timers_that_are_not_meant_any_more_do_not_pile_up() -> None:
     assert len(rig.ledger._timers) < 100  # pyright: ignore[reportPrivateUsage]
 
 
+@pytest.mark.slow
 def test_ten_thousand_pods_in_a_list_are_taken_and_taken_again() -> None:
     rig = Rig()
     pods = [

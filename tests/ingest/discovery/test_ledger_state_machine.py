@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -10,6 +11,7 @@ from kvatlas.ingest.discovery.config import DiscoveryLimits
 from kvatlas.ingest.discovery.ledger import PodLedger
 from kvatlas.ingest.discovery.pods import DiscoveredPod
 from tests.ingest.discovery.told_pods import found
+from tests.profiles import examples
 
 WATCHES = 2
 LIMITS = DiscoveryLimits(
@@ -124,5 +126,5 @@ class LedgerStories(RuleBasedStateMachine):
             assert (state == "leaving") == (name in self.left_s)
 
 
-LedgerStories.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
-TestLedgerStories = LedgerStories.TestCase
+LedgerStories.TestCase.settings = settings(max_examples=examples(200), stateful_step_count=40)
+TestLedgerStories = pytest.mark.slow(LedgerStories.TestCase)

@@ -32,7 +32,7 @@ class Running:
     def ask(
         self, method: str, path: str, body: Any = None, token: str | None = None
     ) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         connection.request(method, path, content, headers)
@@ -43,7 +43,7 @@ class Running:
         return answer.status, said
 
     def send(self, content: bytes) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
+        connection = socket.create_connection(("127.0.0.1", self.server.port), timeout=60)
         connection.sendall(content)
         return connection
 
@@ -249,7 +249,7 @@ def test_it_listens_at_ipv6() -> None:
     server = RegistrationServer(HttpWatchConfig(host="::1", port=0), registry)
     server.start(told)
     try:
-        connection = http.client.HTTPConnection("::1", server.port, timeout=10)
+        connection = http.client.HTTPConnection("::1", server.port, timeout=60)
         connection.request("GET", "/pods")
         assert connection.getresponse().status == 200
         connection.close()

@@ -32,7 +32,7 @@ class ToldPods:
             self.changed += 1
             self._told.notify_all()
 
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 10) -> bool:
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60) -> bool:
         """Whether it came true; looked at whenever something was told, and now and then."""
         with self._told:
             for _ in range(int(timeout_s / 0.02)):
@@ -41,7 +41,7 @@ class ToldPods:
                 self._told.wait(0.02)
             return condition()
 
-    def wait_for(self, *pod_ids: str, timeout_s: float = 10) -> bool:
+    def wait_for(self, *pod_ids: str, timeout_s: float = 60) -> bool:
         """Whether just these came to be known."""
         return self.wait_until(lambda: set(self.pods) == set(pod_ids), timeout_s)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,12 +15,17 @@ from kvatlas.index.remote.connection.settings import RemoteSettings
 from kvatlas.index.remote.fleet.opening import open_index
 from kvatlas.index.remote.fleet.remote_atlas import RemoteAtlas
 from kvatlas.index.remote.fleet.settings import SharingSettings
-from kvatlas.ingest.atlas_remote import IndexStatus, RemoteHome
+from kvatlas.ingest.atlas_remote import RemoteHome
 from kvatlas.ingest.index_config import IndexConfig
+from kvatlas.ingest.server_home import IndexStatus
+from tests.ingest.plain_batches import batch, stored
 from tests.servers.redis_server import wait_until
 
 MODEL = "m"
 TOKENS = list(range(64))
+FIRST = batch(stored([1, 2], TOKENS[:32]))
+SECOND = batch(stored([3, 4], TOKENS[32:], 2))
+"""What goes on behind the first."""
 QUICK = SharingSettings(refresh_s=0.05, trust_s=2.0, retry_s_max=0.1, full_retry_s=0.2, lane_rest_s=60.0)
 Held = dict[tuple[str, int, int] | str, dict[int, int]]
 
@@ -30,6 +35,12 @@ class Located(Protocol):
 
     @property
     def url(self) -> str: ...
+
+
+class At(NamedTuple):
+    """A server of which only this is known."""
+
+    url: str
 
 
 def removed(hashes: list[int]) -> dict[str, object]:
@@ -51,9 +62,11 @@ def new_atlas(
     sharing: SharingSettings = QUICK,
     hash_seed: str | None = "s",
     atlas: dict[str, Any] | None = None,
+    name: str = "",
     **settings: Any,
 ) -> Atlas:
-    index = IndexConfig(kind="remote", server=remote_settings(server, **settings), sharing=sharing)
+    remote = remote_settings(server, **settings)
+    index = IndexConfig(kind="remote", server=remote, sharing=sharing, name=name)
     models = {MODEL: ModelConfig(block_size_tokens=16)}
     return Atlas(AtlasConfig(hash_seed=hash_seed, models=models, index=index, **(atlas or {})))
 
@@ -83,6 +96,18 @@ def closing(*atlases: Atlas | RemoteAtlas) -> Iterator[None]:
             atlas.close()
 
 
+@contextmanager
+def told_first(
+    server: Located, *, sharing: SharingSettings = QUICK, **reading: Any
+) -> Iterator[tuple[Atlas, RemoteAtlas]]:
+    """An atlas that has told what pod a said first, and a reader that has heard of it."""
+    atlas, reader = new_atlas(server, sharing=sharing), new_reader(server, **reading)
+    with closing(atlas, reader):
+        atlas.ingest(b"kv@a@m", 0, FIRST)
+        settle(atlas, reader=reader)
+        yield atlas, reader
+
+
 def home_of(atlas: Atlas) -> RemoteHome:
     home = atlas._home
     assert isinstance(home, RemoteHome)
@@ -107,6 +132,12 @@ def _is_delivered(atlas: Atlas) -> bool:
     home = home_of(atlas)
     assert home.writer.failure is None, home.writer.failure
     return home.writer.is_quiet
+
+
+def settle_equal(*atlases: Atlas, reader: RemoteAtlas) -> None:
+    """The same, and the index equals the mirrors."""
+    settle(*atlases, reader=reader)
+    assert held_by_index(reader) == held_by_mirrors(*atlases)
 
 
 def held_by_mirrors(*atlases: Atlas) -> Held:

@@ -13,6 +13,7 @@ from kvatlas.ingest.index_config import IndexConfig
 from tests.index.remote.llmd.peer import Entry, LlmdPeer
 from tests.ingest.plain_batches import batch, stored
 from tests.ingest.remote.shared_atlas import (
+    FIRST,
     MODEL,
     QUICK,
     TOKENS,
@@ -22,8 +23,6 @@ from tests.ingest.remote.shared_atlas import (
     removed,
 )
 from tests.servers.redis_server import RedisServer, wait_until
-
-FIRST = batch(stored([1, 2], TOKENS[:32]))
 
 
 def new_llmd_atlas(server: Located, *, engine_keys: bool = False, **atlas: Any) -> Atlas:
@@ -36,7 +35,8 @@ def new_llmd_atlas(server: Located, *, engine_keys: bool = False, **atlas: Any) 
 def quiet(atlas: Atlas) -> None:
     home = atlas._home
     assert isinstance(home, LlmdHome)
-    wait_until(lambda: home.writer.is_quiet, what="all is delivered")
+    wait_until(lambda: home.writer.is_quiet or home.writer.failure is not None, what="all is delivered")
+    assert home.writer.failure is None
 
 
 def fields_of(server: RedisServer, tokens: list[int]) -> list[list[dict[str, object]]]:
@@ -85,6 +85,7 @@ def test_an_atlas_reads_what_llm_d_writes(any_server: RedisServer) -> None:
         assert states["theirs"] == "BLIND"
 
 
+@pytest.mark.slow
 def test_a_flushed_server_gets_all_of_it_again(any_server: RedisServer) -> None:
     atlas = new_llmd_atlas(any_server)
     with closing(atlas):
@@ -92,6 +93,29 @@ def test_a_flushed_server_gets_all_of_it_again(any_server: RedisServer) -> None:
         quiet(atlas)
         any_server.flush()
         wait_until(lambda: fields_of(any_server, TOKENS[:32]) == [[entry("a")], [entry("a")]])
+
+
+def test_a_pod_that_comes_back_holds_what_it_says_then(any_server: RedisServer) -> None:
+    atlas = new_llmd_atlas(any_server)
+    with closing(atlas):
+        for _ in range(3):  # each time under another lane
+            atlas.ingest(b"kv@a@m", 0, FIRST)
+            quiet(atlas)
+            assert fields_of(any_server, TOKENS[:32]) == [[entry("a")], [entry("a")]]
+            atlas.remove_pod("a")
+            atlas.ingest(b"kv@a@m", 0, batch(stored([1], TOKENS[:16])))  # perhaps in one step with its end
+            quiet(atlas)
+            assert fields_of(any_server, TOKENS[:32]) == [[entry("a")], []]
+            atlas.remove_pod("a")
+            quiet(atlas)
+            assert fields_of(any_server, TOKENS[:32]) == [[], []]
+
+
+def test_an_atlas_that_closes_before_it_has_written_closes_all_the_same(any_server: RedisServer) -> None:
+    atlas = new_llmd_atlas(any_server)
+    atlas.ingest(b"kv@a@m", 0, FIRST)
+    atlas.close()
+    assert fields_of(any_server, TOKENS[:32]) == [[], []]
 
 
 def test_another_algorithm_is_refused(any_server: RedisServer) -> None:
@@ -109,6 +133,7 @@ def engine_keys_of(server: RedisServer) -> dict[bytes, list[bytes]]:
     return {key: server.command("ZRANGE", key, 0, -1) for key in keys}
 
 
+@pytest.mark.slow
 def test_engine_keys_are_written_as_llm_d_would(any_server: RedisServer) -> None:
     atlas = new_llmd_atlas(any_server, engine_keys=True)
     keys = block_keys(TOKENS, model=MODEL, block_size=16, algorithm="fnv64a_cbor", hash_seed="").tolist()

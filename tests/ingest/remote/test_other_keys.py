@@ -10,6 +10,7 @@ from kvatlas import Atlas, AtlasConfig, ModelConfig
 from kvatlas.ingest.index_config import IndexConfig
 from tests.ingest.plain_batches import batch, stored
 from tests.ingest.remote.shared_atlas import (
+    FIRST,
     MODEL,
     QUICK,
     TOKENS,
@@ -21,8 +22,6 @@ from tests.ingest.remote.shared_atlas import (
     status_of,
 )
 from tests.servers.redis_server import RedisServer, wait_until
-
-FIRST = batch(stored([1, 2], TOKENS[:32]))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from tests.ingest.remote.shared_atlas import (
     settle,
     status_of,
 )
+from tests.profiles import examples
 from tests.servers.faults import FaultyProxy, faulty
 from tests.servers.fixtures import ServerFactory
 from tests.servers.redis_cluster import RedisCluster
@@ -179,6 +180,7 @@ def behind_a_proxy(rng: random.Random, proxy: FaultyProxy) -> World:
     return World(proxy, troubles, {"timeout_ms": 1000, "write_timeout_ms": 2000})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_the_index_equals_the_mirrors_when_all_is_quiet(seed: int, start_server: ServerFactory) -> None:
     rng = random.Random(seed)
@@ -186,12 +188,14 @@ def test_the_index_equals_the_mirrors_when_all_is_quiet(seed: int, start_server:
     check_history(rng, on_one_server(rng, server))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_so_it_does_in_a_cluster(seed: int, any_cluster: RedisCluster) -> None:
     rng = random.Random(100 + seed)
     check_history(rng, on_a_cluster(rng, any_cluster))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_so_it_does_behind_a_bad_network(seed: int, any_server: RedisServer) -> None:
     rng = random.Random(200 + seed)
@@ -204,7 +208,7 @@ def check_history(rng: random.Random, world: World) -> None:
     reader = new_reader(world.at, **world.settings)
     say = Fleet(rng, atlases)
     with closing(*atlases, reader):
-        for _ in range(8):
+        for _ in range(examples(8)):
             say()
             rng.choice(world.troubles)(say)
             reader.score([1] * 64, model=MODEL)

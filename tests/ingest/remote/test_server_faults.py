@@ -9,8 +9,10 @@ from kvatlas import ConfigError
 from kvatlas.index.remote.fleet.settings import SharingSettings
 from tests.ingest.plain_batches import batch, stored
 from tests.ingest.remote.shared_atlas import (
+    FIRST,
     MODEL,
     QUICK,
+    SECOND,
     TOKENS,
     closing,
     held_by_index,
@@ -19,46 +21,37 @@ from tests.ingest.remote.shared_atlas import (
     new_atlas,
     new_reader,
     settle,
+    settle_equal,
     status_of,
+    told_first,
 )
 from tests.servers.fixtures import ServerFactory
 from tests.servers.redis_server import RedisServer, wait_until
 
-FIRST = batch(stored([1, 2], TOKENS[:32]))
-SECOND = batch(stored([3, 4], TOKENS[32:], 2))
 FLEET = "{kvatlas:fleet}:"
 
 
 def test_a_flushed_server_gets_everything_again(any_server: RedisServer) -> None:
-    atlas, reader = new_atlas(any_server), new_reader(any_server)
-    with closing(atlas, reader):
-        atlas.ingest(b"kv@a@m", 0, FIRST)
-        settle(atlas, reader=reader)
+    with told_first(any_server) as (atlas, reader):
         before = status_of(atlas).writer.session
         any_server.flush()
         atlas.ingest(b"kv@a@m", 1, SECOND)
         wait_until(lambda: status_of(atlas).writer.session not in (0, before))
-        settle(atlas, reader=reader)
-        assert held_by_index(reader) == held_by_mirrors(atlas)
+        settle_equal(atlas, reader=reader)
         assert dict(reader.score(TOKENS, model=MODEL)) == {"a": 3.0}
 
 
 def test_an_idle_writer_notices_a_flush_by_its_heartbeat(redis_server: RedisServer) -> None:
     sharing = msgspec.structs.replace(QUICK, lease_s=0.6)
-    atlas, reader = new_atlas(redis_server, sharing=sharing), new_reader(redis_server)
-    with closing(atlas, reader):
-        atlas.ingest(b"kv@a@m", 0, FIRST)
-        settle(atlas, reader=reader)
+    with told_first(redis_server, sharing=sharing) as (_atlas, reader):
         redis_server.flush()
         wait_until(lambda: dict(reader.score(TOKENS, model=MODEL)) == {"a": 2.0})
 
 
+@pytest.mark.slow
 def test_an_idle_writer_notices_that_a_part_of_the_index_is_lost(redis_server: RedisServer) -> None:
     """One node of a cluster was emptied; the session, on another node, goes on."""
-    atlas, reader = new_atlas(redis_server), new_reader(redis_server)
-    with closing(atlas, reader):
-        atlas.ingest(b"kv@a@m", 0, FIRST)
-        settle(atlas, reader=reader)
+    with told_first(redis_server) as (atlas, reader):
         session = status_of(atlas).writer.session
         redis_server.command("DEL", *redis_server.client().keys("{kvatlas:0}:*"))
         wait_until(lambda: dict(reader.score(TOKENS, model=MODEL)) == {"a": 2.0})
@@ -66,6 +59,7 @@ def test_an_idle_writer_notices_that_a_part_of_the_index_is_lost(redis_server: R
         assert status_of(atlas).writer.session == session
 
 
+@pytest.mark.slow
 def test_an_idle_writer_notices_that_its_last_writes_are_lost(redis_server: RedisServer) -> None:
     """A replica that had not heard them took over."""
     atlas, reader = new_atlas(redis_server), new_reader(redis_server)
@@ -78,18 +72,17 @@ def test_an_idle_writer_notices_that_its_last_writes_are_lost(redis_server: Redi
         client.hincrby(life, f"seq:{status_of(atlas).writer.session}", -1)
         client.delete(segment)
         wait_until(lambda: dict(reader.score(TOKENS, model=MODEL)) == {"a": 3.0})
-        settle(atlas, reader=reader)
-        assert held_by_index(reader) == held_by_mirrors(atlas)
+        settle_equal(atlas, reader=reader)
 
 
+@pytest.mark.slow
 def test_a_reader_says_that_a_flushed_server_is_not_whole(redis_server: RedisServer) -> None:
     atlas, reader = new_atlas(redis_server), new_reader(redis_server)
     with closing(reader), closing(atlas):
         atlas.ingest(b"kv@a@m", 0, FIRST)
         settle(atlas, reader=reader)
         assert reader.score(TOKENS, model=MODEL).is_whole
-        home_of(atlas).writer._stopping.set()  # it writes nothing again
-        home_of(atlas).writer._thread.join()
+        home_of(atlas).writer._thread.stop()  # it writes nothing again
         redis_server.flush()
         scores = reader.score(TOKENS, model=MODEL)
         assert dict(scores) == {} and not scores.is_whole
@@ -97,27 +90,20 @@ def test_a_reader_says_that_a_flushed_server_is_not_whole(redis_server: RedisSer
 
 def test_a_restarted_server_gets_everything_again(start_server: ServerFactory) -> None:
     server = start_server()
-    atlas, reader = new_atlas(server), new_reader(server)
-    with closing(atlas, reader):
-        atlas.ingest(b"kv@a@m", 0, FIRST)
-        settle(atlas, reader=reader)
+    with told_first(server) as (atlas, reader):
         server.kill()
         atlas.ingest(b"kv@a@m", 1, SECOND)
         wait_until(lambda: not status_of(atlas).writer.is_reached)
         assert dict(reader.score(TOKENS, model=MODEL)) == {}
         server.start()
         wait_until(lambda: dict(reader.score(TOKENS, model=MODEL)) == {"a": 3.0})
-        settle(atlas, reader=reader)
-        assert held_by_index(reader) == held_by_mirrors(atlas)
+        settle_equal(atlas, reader=reader)
         assert reader.status().is_reached
 
 
 def test_a_server_that_is_down_holds_nothing_and_says_so(start_server: ServerFactory) -> None:
     server = start_server()
-    atlas, reader = new_atlas(server), new_reader(server)
-    with closing(atlas, reader):
-        atlas.ingest(b"kv@a@m", 0, FIRST)
-        settle(atlas, reader=reader)
+    with told_first(server) as (atlas, reader):
         server.stop()
         for looker in (atlas, reader):
             scores = looker.score(TOKENS, model=MODEL)
@@ -132,11 +118,7 @@ def test_a_server_that_is_down_holds_nothing_and_says_so(start_server: ServerFac
 
 def test_a_paused_server_holds_nobody_longer_than_the_time_limit(start_server: ServerFactory) -> None:
     server = start_server()
-    atlas = new_atlas(server)
-    reader = new_reader(server, timeout_ms=50)
-    with closing(atlas, reader):
-        atlas.ingest(b"kv@a@m", 0, FIRST)
-        settle(atlas, reader=reader)
+    with told_first(server, timeout_ms=50) as (atlas, reader):
         server.pause()
         try:
             for _ in range(3):
@@ -146,17 +128,13 @@ def test_a_paused_server_holds_nobody_longer_than_the_time_limit(start_server: S
         finally:
             server.resume()
         wait_until(lambda: dict(reader.score(TOKENS, model=MODEL)) == {"a": 3.0})
-        settle(atlas, reader=reader)
-        assert held_by_index(reader) == held_by_mirrors(atlas)
+        settle_equal(atlas, reader=reader)
 
 
 def test_changes_beyond_what_may_wait_are_loaded_anew(start_server: ServerFactory) -> None:
     server = start_server()
     sharing = msgspec.structs.replace(QUICK, gathered_bytes_max=4096)
-    atlas, reader = new_atlas(server, sharing=sharing), new_reader(server)
-    with closing(atlas, reader):
-        atlas.ingest(b"kv@a@m", 0, FIRST)
-        settle(atlas, reader=reader)
+    with told_first(server, sharing=sharing) as (atlas, reader):
         server.pause()
         try:
             for n in range(200):
@@ -165,8 +143,7 @@ def test_changes_beyond_what_may_wait_are_loaded_anew(start_server: ServerFactor
         finally:
             server.resume()
         wait_until(lambda: status_of(atlas).writer.counts.get("lost", 0) > 0)
-        settle(atlas, reader=reader)
-        assert held_by_index(reader) == held_by_mirrors(atlas)
+        settle_equal(atlas, reader=reader)
 
 
 def test_an_atlas_begins_while_the_server_is_down(start_server: ServerFactory) -> None:
@@ -180,6 +157,7 @@ def test_an_atlas_begins_while_the_server_is_down(start_server: ServerFactory) -
         wait_until(lambda: dict(atlas.score(TOKENS, model=MODEL)) == {"a": 2.0})
 
 
+@pytest.mark.slow
 def test_a_session_that_others_ended_begins_anew(redis_server: RedisServer) -> None:
     sharing = msgspec.structs.replace(QUICK, lease_s=0.6)
     one, two = new_atlas(redis_server, sharing=sharing), new_atlas(redis_server, sharing=sharing)
@@ -193,19 +171,16 @@ def test_a_session_that_others_ended_begins_anew(redis_server: RedisServer) -> N
         redis_server.command("SADD", FLEET + "over", str(session))
         wait_until(lambda: status_of(one).writer.session not in (0, session))
         one.ingest(b"kv@a@m", 1, SECOND)
-        settle(one, two, reader=reader)
-        assert held_by_index(reader) == held_by_mirrors(one, two)
+        settle_equal(one, two, reader=reader)
         assert status_of(one).writer.counts["sessions_over"] == 1
         wait_until(lambda: redis_server.client().scard(FLEET + "over") == 0)
         assert held_by_index(reader) == held_by_mirrors(one, two)
 
 
+@pytest.mark.slow
 def test_a_full_server_is_said_and_heals(start_server: ServerFactory) -> None:
     server = start_server()
-    atlas, reader = new_atlas(server), new_reader(server)
-    with closing(atlas, reader):
-        atlas.ingest(b"kv@a@m", 0, FIRST)
-        settle(atlas, reader=reader)
+    with told_first(server) as (atlas, reader):
         server.command("CONFIG", "SET", "maxmemory", "1")
         atlas.ingest(b"kv@a@m", 1, SECOND)
         wait_until(lambda: status_of(atlas).writer.phase == "short")
@@ -219,15 +194,11 @@ def test_a_full_server_is_said_and_heals(start_server: ServerFactory) -> None:
         assert dict(reader.score(TOKENS, model=MODEL)) == {"a": 2.0}
         server.command("CONFIG", "SET", "maxmemory", "0")
         wait_until(lambda: dict(reader.score(TOKENS, model=MODEL)) == {"a": 3.0})
-        settle(atlas, reader=reader)
-        assert held_by_index(reader) == held_by_mirrors(atlas)
+        settle_equal(atlas, reader=reader)
 
 
 def test_foreign_parts_are_counted_and_nothing_else(redis_server: RedisServer) -> None:
-    atlas, reader = new_atlas(redis_server), new_reader(redis_server)
-    with closing(atlas, reader):
-        atlas.ingest(b"kv@a@m", 0, FIRST)
-        settle(atlas, reader=reader)
+    with told_first(redis_server) as (_atlas, reader):
         for part in (b"\xc1", b"", b"\x80" * 10, b"x" * 100, b"\x81\xa6format\x63"):
             redis_server.client().hset(FLEET + "parts", "77", part)
             redis_server.command("INCR", FLEET + "version")

@@ -8,7 +8,9 @@ from kvatlas import Atlas, Chooser, ConfigError
 from kvatlas.index.remote.fleet.opening import open_index
 from tests.ingest.plain_batches import batch, stored
 from tests.ingest.remote.shared_atlas import (
+    FIRST,
     MODEL,
+    SECOND,
     TOKENS,
     cleared,
     closing,
@@ -19,11 +21,9 @@ from tests.ingest.remote.shared_atlas import (
     removed,
     settle,
     status_of,
+    told_first,
 )
 from tests.servers.redis_server import RedisServer, wait_until
-
-FIRST = batch(stored([1, 2], TOKENS[:32]))
-SECOND = batch(stored([3, 4], TOKENS[32:], 2))
 
 
 def test_a_reader_sees_what_two_atlases_write(any_server: RedisServer) -> None:
@@ -65,11 +65,7 @@ def test_answers_are_those_of_an_atlas_with_tables(redis_server: RedisServer) ->
 
 
 def test_explanations_and_lookups_name_workers(redis_server: RedisServer) -> None:
-    atlas = new_atlas(redis_server)
-    reader = new_reader(redis_server)
-    with closing(atlas, reader):
-        atlas.ingest(b"kv@a@m", 0, FIRST)
-        settle(atlas, reader=reader)
+    with told_first(redis_server) as (_atlas, reader):
         assert "a" in str(reader.explain(TOKENS, model=MODEL))
         keys = reader.look(TOKENS, model=MODEL).question.keys
         assert reader.lookup(keys[:3]) == [{("a", 0, 0): 1}, {("a", 0, 0): 1}, {}]

@@ -13,6 +13,7 @@ from tests.servers.redis_server import RedisServer
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["redis_index.py", "valkey_index.py"])
 def test_an_example_says_what_it_promises(name: str, any_server: RedisServer) -> None:
     done = subprocess.run(

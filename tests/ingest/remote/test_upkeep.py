@@ -13,6 +13,7 @@ from kvatlas.index.remote.fleet.opening import open_index
 from kvatlas.ingest.metrics import AtlasCollector
 from tests.ingest.plain_batches import batch, stored
 from tests.ingest.remote.shared_atlas import (
+    FIRST,
     MODEL,
     QUICK,
     TOKENS,
@@ -26,7 +27,6 @@ from tests.ingest.remote.shared_atlas import (
 )
 from tests.servers.redis_server import RedisServer, wait_until
 
-FIRST = batch(stored([1, 2], TOKENS[:32]))
 OTHER_TOKENS = [7] * 64
 OTHER = batch(stored([11, 12], OTHER_TOKENS[:32]))
 USE = "{kvatlas:0}:use"
@@ -39,6 +39,7 @@ def age(server: RedisServer, by_s: int) -> None:
         client.zincrby(USE, -by_s, segment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["reader", "atlas"])
 def test_what_is_read_outlives_its_time_and_the_rest_goes(who: str, redis_server: RedisServer) -> None:
     atlas = new_atlas(redis_server, ttl_s=3600)
@@ -66,6 +67,7 @@ def test_what_is_read_outlives_its_time_and_the_rest_goes(who: str, redis_server
             wait_until(lambda said=said: (server := said()) is not None and server.expired == 2)  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_what_the_bound_on_blocks_costs_is_said(redis_server: RedisServer) -> None:
     atlas = new_atlas(redis_server, blocks_max=1024)
     reader = new_reader(redis_server, blocks_max=1024)
@@ -163,6 +165,7 @@ def test_a_reader_that_was_given_another_seed_says_so_and_vouches_for_nothing(
             assert reader.score(TOKENS, model=MODEL).is_whole and reader.status().says == ""
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_not_asked_does_not_ask_the_server_all_the_time(redis_server: RedisServer) -> None:
     """What matches have seen is older than what it knows: no news."""
     atlas = new_atlas(redis_server)

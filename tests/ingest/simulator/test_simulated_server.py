@@ -331,4 +331,4 @@ class ServerBesideItsEvents(RuleBasedStateMachine):
         assert self.reader.storage == self.files()
 
 
-TestServerBesideItsEvents = ServerBesideItsEvents.TestCase
+TestServerBesideItsEvents = pytest.mark.slow(ServerBesideItsEvents.TestCase)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import zmq
 
 from kvatlas.index.errors import DecodeError
 from kvatlas.ingest.feed import FeedNames
+from kvatlas.ingest.publishing.replay_socket import bind as bind_until
 from kvatlas.ingest.sockets.batch_sink import ReplayWanted
 from tests.ingest.zmq_peers import END_OF_REPLAY, WAIT_S, Peers, Socket, number
 
@@ -82,7 +84,10 @@ class RawPublisher:
         self.socket.set(zmq.IPV6, "[" in endpoint)
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.SNDHWM, 0)
-        (self.socket.bind if bind else self.socket.connect)(endpoint)
+        if not bind:
+            self.socket.connect(endpoint)
+        else:  # that of one who has just left is free a moment later
+            bind_until(self.socket, endpoint, time.monotonic() + WAIT_S)
         self.endpoint = self.socket.get_string(zmq.LAST_ENDPOINT)
         self.seq = 0
 
@@ -93,6 +98,14 @@ class RawPublisher:
     def wait_for_departure(self) -> None:
         assert self.socket.poll(int(WAIT_S * 1000)), "nobody left"
         assert self.socket.recv() == b"\x00", "the subscription ends with the connection"
+
+    def wait_for_another(self) -> None:
+        """One leaves and one comes; of which is heard first is not certain."""
+        told: list[bytes] = []
+        for _ in range(2):
+            assert self.socket.poll(int(WAIT_S * 1000)), told
+            told.append(self.socket.recv())
+        assert sorted(told) == [b"\x00", b"\x01"], "the subscription ends with the connection"
 
     def publish(self, topic: bytes, payload: bytes) -> None:
         self.socket.send_multipart([topic, struct.pack(">Q", self.seq), payload])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from contextlib import closing
 
@@ -18,9 +17,10 @@ from kvatlas.ingest.sockets.subscriber import Subscriber
 from kvatlas.ingest.sockets.subscriber_config import SubscriberConfig
 from kvatlas.ingest.stream.limits import StreamLimits
 from tests.ingest.stream.fault_proxy import FaultProxy, Faults
+from tests.profiles import examples, fresh_seeds
 
-_SEQUENCES = 25 if os.environ.get("KVATLAS_HYPOTHESIS_PROFILE") == "ci" else 8
-_QUIET_S_MAX = 20.0
+_SEQUENCES = examples(25)
+_QUIET_S_MAX = 60.0
 _PAUSE_S_MAX = 0.1
 _BLOCK_TOKENS = 4
 _SPACE = keyspace("m", _BLOCK_TOKENS, "fold64", "seed")
@@ -129,5 +129,5 @@ def says_right(atlas: Atlas, serving: Serving) -> bool:
 @pytest.mark.timeout(400)
 def test_a_disturbed_line_heals_to_what_the_engine_holds(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    disturbed = sum(tell(seed) for seed in range(_SEQUENCES))
+    disturbed = sum(tell(seed) for seed in fresh_seeds(_SEQUENCES))
     assert disturbed > _SEQUENCES, "the proxy has hardly disturbed anything"

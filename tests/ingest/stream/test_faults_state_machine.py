@@ -7,7 +7,6 @@ in quiet what it holds now; and it must say EXACT where all can be asked for.
 from __future__ import annotations
 
 import logging
-import os
 
 import pytest
 from hypothesis import settings
@@ -16,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.ingest.stream.atlas_world import WEIGHTS, AtlasWorld, tell
 from tests.ingest.stream.random_stories import tell_many
+from tests.profiles import examples, fresh_seeds
 
-_IS_QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") != "ci"
-_STORIES = 200 if _IS_QUICK else 2_000
+_STORIES = 2_000
 _STEPS_MAX = 80
 _OFTEN = [name for name, weight in WEIGHTS.items() for _ in range(max(1, round(weight)))]
 
@@ -27,7 +26,7 @@ _OFTEN = [name for name, weight in WEIGHTS.items() for _ in range(max(1, round(w
 @pytest.mark.native
 def test_no_worker_says_exact_and_is_wrong(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    assert tell_many(tell, range(_STORIES), WEIGHTS, _STEPS_MAX) == _STORIES
+    assert tell_many(tell, fresh_seeds(examples(_STORIES)), WEIGHTS, _STEPS_MAX) == examples(_STORIES)
 
 
 class FleetBehindAHostileNetwork(RuleBasedStateMachine):
@@ -49,7 +48,5 @@ class FleetBehindAHostileNetwork(RuleBasedStateMachine):
                 self.world.close()
 
 
-TestFleetBehindAHostileNetwork = pytest.mark.native(FleetBehindAHostileNetwork.TestCase)
-TestFleetBehindAHostileNetwork.settings = settings(
-    max_examples=30 if _IS_QUICK else 200, stateful_step_count=40
-)
+TestFleetBehindAHostileNetwork = pytest.mark.slow(pytest.mark.native(FleetBehindAHostileNetwork.TestCase))
+TestFleetBehindAHostileNetwork.settings = settings(max_examples=examples(200), stateful_step_count=40)

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
-import random
 
 import pytest
 
 from tests.ingest.stream.random_stories import explained, tell_many
 from tests.ingest.stream.toy_world import WEIGHTS, tell
+from tests.profiles import examples, fresh_seeds
 
-_IS_QUICK = os.environ.get("KVATLAS_HYPOTHESIS_PROFILE", "default") != "ci"
-_STORIES = 2_000 if _IS_QUICK else 20_000
+_STORIES = 20_000
 _STEPS_MAX = 80
 
 
 @pytest.mark.slow
 def test_whoever_says_exact_is_right_and_all_that_can_heal_does(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    assert tell_many(tell, range(_STORIES), WEIGHTS, _STEPS_MAX) == _STORIES
+    assert tell_many(tell, fresh_seeds(examples(_STORIES)), WEIGHTS, _STEPS_MAX) == examples(_STORIES)
 
 
 @pytest.mark.fuzz
 def test_fresh_stories_of_a_stream_end_right(fuzz_seconds: float, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    tell_many(tell, range(*fresh(int(fuzz_seconds * 500))), WEIGHTS, _STEPS_MAX)
+    tell_many(tell, fresh_seeds(int(fuzz_seconds * 500)), WEIGHTS, _STEPS_MAX)
 
 
 def test_a_story_that_goes_wrong_is_cut_down_to_what_it_needs() -> None:
@@ -35,9 +33,3 @@ def test_a_story_that_goes_wrong_is_cut_down_to_what_it_needs() -> None:
 
     story = [("publish", 1), ("lose", 2), ("wait", 3), ("restart", 4), ("wait", 5)]
     assert explained(fails, 7, story, 1).endswith("[('lose', 2), ('restart', 4)]")
-
-
-def fresh(count: int) -> tuple[int, int]:
-    """So many seeds that no run has had."""
-    begin = random.SystemRandom().randrange(1 << 40)
-    return begin, begin + count

@@ -103,11 +103,13 @@ def assert_same(payload: bytes) -> None:
     assert native(payload) == plain(payload), payload.hex()
 
 
+@pytest.mark.slow
 @given(sound_batches())
 def test_they_agree_on_sound_batches(sound: tuple[Any, bytes]) -> None:
     assert_same(sound[1])
 
 
+@pytest.mark.slow
 @given(doubtful_batches())
 def test_they_agree_on_values_of_any_type_anywhere(payload: bytes) -> None:
     assert_same(payload)
@@ -119,6 +121,7 @@ def test_they_agree_on_damaged_payloads(payload: bytes) -> None:
     assert_same(payload)
 
 
+@pytest.mark.slow
 @given(payloads)
 def test_they_agree_on_any_bytes(payload: bytes) -> None:
     assert_same(payload)
@@ -132,6 +135,7 @@ def test_they_agree_on_every_beginning_of_every_form() -> None:
             assert_same(payload[:n_bytes])
 
 
+@pytest.mark.slow
 def test_they_agree_on_every_first_byte_of_a_value() -> None:
     for first in range(256):
         for tail in (b"", b"\x00" * 16, b"\x01" * 16, b"\xff" * 16):
@@ -158,6 +162,7 @@ def test_they_agree_on_every_kind_and_every_edge_in_every_place() -> None:
             assert_same(wire.map_forms(pairs)[0])
 
 
+@pytest.mark.slow
 def test_they_agree_on_recorded_payloads_and_what_becomes_of_them(shared: Path) -> None:
     files = sorted((shared / "fixtures" / "vllm-0.32").glob("*.msgpack"))
     recorded = [file.read_bytes() for file in files]

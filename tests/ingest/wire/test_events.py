@@ -33,12 +33,14 @@ def stored_event(**fields: bytes) -> BlockStored:
     return event
 
 
+@pytest.mark.slow
 @given(sound_batches())
 def test_a_sound_batch_in_any_form_says_what_was_written(sound: tuple[EventBatch, bytes]) -> None:
     expected, payload = sound
     assert decode_batch(payload) == expected
 
 
+@pytest.mark.slow
 @given(payloads)
 def test_any_bytes_are_a_batch_or_a_decode_error(payload: bytes) -> None:
     try:
@@ -50,6 +52,7 @@ def test_any_bytes_are_a_batch_or_a_decode_error(payload: bytes) -> None:
     assert all(error.path.startswith("$") for error in batch.errors)
 
 
+@pytest.mark.slow
 @given(doubtful_batches())
 def test_whole_msgpack_is_never_called_broken(payload: bytes) -> None:
     try:
@@ -59,6 +62,7 @@ def test_whole_msgpack_is_never_called_broken(payload: bytes) -> None:
     assert {error.reason for error in batch.errors} <= {"bad_event"}
 
 
+@pytest.mark.slow
 @given(sound_batches())
 def test_of_a_truncated_batch_the_events_before_the_end_stay(
     sound: tuple[EventBatch, bytes],

@@ -63,6 +63,7 @@ def skipped(data: bytes) -> int:
     return reader.position
 
 
+@pytest.mark.slow
 @given(values)
 def test_what_msgpack_packs_reads_as_the_same(value: Any) -> None:
     packed = msgpack.packb(value, unicode_errors="surrogateescape")
@@ -117,6 +118,7 @@ def test_any_bytes_are_stepped_over_or_refused_as_msgpack_does(data: bytes) -> N
             assert skipped(data) == unpacker.tell()
 
 
+@pytest.mark.slow
 @given(values, st.data())
 def test_every_proper_beginning_of_a_value_is_broken(value: Any, data: st.DataObject) -> None:
     packed = msgpack.packb(value, unicode_errors="surrogateescape")

@@ -30,6 +30,7 @@ pytest.importorskip("obstore")
 pytest.importorskip("moto")
 
 
+@pytest.mark.slow
 def test_what_was_stored_is_loaded_again(rig: Rig) -> None:
     numbers = range(N_ROWS)
     assert rig.probe(*numbers) == [Outcome.ABSENT] * N_ROWS
@@ -38,6 +39,7 @@ def test_what_was_stored_is_loaded_again(rig: Rig) -> None:
     assert rig.load(*numbers) == [Outcome.OK] * N_ROWS
 
 
+@pytest.mark.slow
 def test_an_object_is_a_chunk_file_byte_for_byte(rig: Rig, tmp_path: Path) -> None:
     rig.store(3)
     copy = tmp_path / "copy.kv"
@@ -50,11 +52,13 @@ def test_an_object_is_a_chunk_file_byte_for_byte(rig: Rig, tmp_path: Path) -> No
     assert copy.stat().st_size == file_bytes(ROW_BYTES)
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_absent_and_leaves_the_row_alone(rig: Rig) -> None:
     rig.store(1)
     assert rig.load(1, 2, 3) == [Outcome.OK, Outcome.ABSENT, Outcome.ABSENT]
 
 
+@pytest.mark.slow
 def test_a_chunk_that_is_there_is_not_written_again(rig: Rig) -> None:
     rig.store(1)
     before = rig.get(1)
@@ -68,6 +72,7 @@ def _flipped(content: bytes, at: int) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 20, 70, HEAD_BYTES - 1, HEAD_BYTES, -1])
 def test_a_flipped_bit_is_found_and_the_object_written_anew(rig: Rig, at: int) -> None:
     rig.store(1)
@@ -79,6 +84,7 @@ def test_a_flipped_bit_is_found_and_the_object_written_anew(rig: Rig, at: int) -
     assert rig.load(1) == [Outcome.OK]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_bytes", [0, 1, HEAD_BYTES, HEAD_BYTES + ROW_BYTES - 1])
 def test_a_short_object_is_corrupt_for_probes_and_loads(rig: Rig, n_bytes: int) -> None:
     rig.store(1, 2)
@@ -88,12 +94,14 @@ def test_a_short_object_is_corrupt_for_probes_and_loads(rig: Rig, n_bytes: int) 
     assert rig.probe(2) == [Outcome.CORRUPT]
 
 
+@pytest.mark.slow
 def test_a_long_object_is_corrupt_and_its_bytes_are_not_taken_in(rig: Rig) -> None:
     rig.store(1)
     rig.put(1, rig.get(1) + bytes(1 << 20))
     assert rig.load(1) == [Outcome.CORRUPT]
 
 
+@pytest.mark.slow
 def test_an_object_under_another_key_is_corrupt(rig: Rig) -> None:
     rig.store(1)
     rig.put(2, rig.get(1))
@@ -102,6 +110,7 @@ def test_an_object_under_another_key_is_corrupt(rig: Rig) -> None:
     assert rig.load(2) == [Outcome.CORRUPT]
 
 
+@pytest.mark.slow
 def test_an_object_of_other_fields_is_corrupt(rig: Rig) -> None:
     rig.store(1)
     rig.put(1, _with_fingerprint(rig.get(1), fields_of("acme/other").fingerprint("all")))
@@ -121,6 +130,7 @@ def _with_fingerprint(content: bytes, fingerprint: bytes) -> bytes:
     return changed + content[HEAD_BYTES:]
 
 
+@pytest.mark.slow
 def test_a_storage_stores_finds_and_loads_objects(rig: Rig) -> None:
     first = Process(open_storage(rig.settings, fields_of(), memory := page_aligned()), memory)
     try:
@@ -137,6 +147,7 @@ def test_a_storage_stores_finds_and_loads_objects(rig: Rig) -> None:
         second.storage.close()
 
 
+@pytest.mark.slow
 def test_two_writers_of_one_chunk_leave_one_whole_object(rig: Rig, server: ObjectServer) -> None:
     other = Rig(server)
     try:
@@ -149,6 +160,7 @@ def test_two_writers_of_one_chunk_leave_one_whole_object(rig: Rig, server: Objec
         other.close()
 
 
+@pytest.mark.slow
 def test_the_inventory_names_what_is_there(rig: Rig, server: ObjectServer) -> None:
     rig.store(*range(5))
     rig.put(2, b"torn")
@@ -157,6 +169,7 @@ def test_the_inventory_names_what_is_there(rig: Rig, server: ObjectServer) -> No
     assert sorted(found) == sorted(keys([0, 1, 3, 4]))
 
 
+@pytest.mark.slow
 def test_jobs_beyond_the_queue_are_refused_and_counted(server: ObjectServer) -> None:
     rig = Rig(server, queued_max=4)
     try:
@@ -167,6 +180,7 @@ def test_jobs_beyond_the_queue_are_refused_and_counted(server: ObjectServer) -> 
         rig.close()
 
 
+@pytest.mark.slow
 def test_large_chunks_bound_the_requests_at_once(server: ObjectServer) -> None:
     rig = Rig(server, staging_bytes=1 << 16, readers=64, writers=64)
     try:
@@ -176,6 +190,7 @@ def test_large_chunks_bound_the_requests_at_once(server: ObjectServer) -> None:
         rig.close()
 
 
+@pytest.mark.slow
 def test_the_memory_can_be_released_once_it_is_closed(rig: Rig) -> None:
     rig.store(1)
     rig.load(1)
@@ -186,12 +201,14 @@ def test_the_memory_can_be_released_once_it_is_closed(rig: Rig) -> None:
     rig.backend.close(5.0)
 
 
+@pytest.mark.slow
 def test_another_store_at_the_same_place_is_refused(rig: Rig) -> None:
     with pytest.raises(StoreError, match="expected store 's2', got 's1'") as error:
         open_objects(settings_of(rig.proxy.port, name="s2"), fields_of(), bytearray(ROW_BYTES))
     assert error.value.__cause__ is None
 
 
+@pytest.mark.slow
 def test_another_configuration_at_the_same_place_is_refused(rig: Rig) -> None:
     path = f"/{BUCKET}/fleet/{fields_of().space_name()}/config.json"
     rig.server.request("PUT", path, fields_of("acme/other").encode())
@@ -206,6 +223,7 @@ def test_a_bucket_that_is_not_there_is_refused_for_good(server: ObjectServer) ->
     assert error.value.__cause__ is None
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_worth_another_try(server: ObjectServer) -> None:
     with deaf_port() as port, pytest.raises(StoreError, match="error sending request") as error:
         open_objects(settings_of(port), fields_of(), bytearray(ROW_BYTES))

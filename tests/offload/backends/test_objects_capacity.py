@@ -65,6 +65,7 @@ def _name(number: int) -> str:
     return chunk_name(key_of(number))
 
 
+@pytest.mark.slow
 def test_the_oldest_go_until_the_low_threshold_and_are_told(rig: Rig) -> None:
     _store_in_two_seconds(rig)
     capacity = _capacity(rig, 12)
@@ -82,6 +83,7 @@ def test_the_oldest_go_until_the_low_threshold_and_are_told(rig: Rig) -> None:
         capacity.close(5.0)
 
 
+@pytest.mark.slow
 def test_what_is_younger_than_a_lease_stays(rig: Rig) -> None:
     _store_in_two_seconds(rig)
     capacity = _capacity(rig, 4, lease_s=600.0)
@@ -95,6 +97,7 @@ def test_what_is_younger_than_a_lease_stays(rig: Rig) -> None:
         capacity.close(5.0)
 
 
+@pytest.mark.slow
 def test_what_is_evicted_of_other_parts_is_not_told(rig: Rig) -> None:
     _store_in_two_seconds(rig)
     capacity = _capacity(rig, 12, folder=f"{FOLDER}-of-another")
@@ -106,6 +109,7 @@ def test_what_is_evicted_of_other_parts_is_not_told(rig: Rig) -> None:
         capacity.close(5.0)
 
 
+@pytest.mark.slow
 def test_room_is_reserved_and_given_back(rig: Rig) -> None:
     capacity = _capacity(rig, 4)
     assert capacity.may_store(3)
@@ -118,6 +122,7 @@ def test_room_is_reserved_and_given_back(rig: Rig) -> None:
     assert capacity.statistics()["used_bytes"] == 3 * OBJECT_BYTES
 
 
+@pytest.mark.slow
 def test_a_listing_that_fails_is_counted_and_done_again(rig: Rig) -> None:
     rig.store(1, 2)
     rig.proxy.judge = lambda request: Answer(403) if "list-type" in request.path else None
@@ -133,6 +138,7 @@ def test_a_listing_that_fails_is_counted_and_done_again(rig: Rig) -> None:
         capacity.close(5.0)
 
 
+@pytest.mark.slow
 def test_without_a_cap_nothing_is_asked_of_the_store(rig: Rig) -> None:
     before = len(rig.proxy.requests)
     capacity = ObjectsCapacity(

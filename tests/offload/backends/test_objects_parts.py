@@ -104,7 +104,7 @@ def test_draining_waits_for_a_copy_and_for_nothing_else() -> None:
     thread.join(0.05)
     assert thread.is_alive()
     jobs.release(job)
-    thread.join(10.0)
+    thread.join(60.0)
     assert drained == [False]
     assert jobs.finished()[0].outcomes == bytes([Outcome.CANCELLED])
 

@@ -85,7 +85,7 @@ def store(capacity: Capacity, folder: Path, key: bytes, n_bytes: int = PAGE_BYTE
     return True
 
 
-def wait_until(is_so: Callable[[], bool], why: str, timeout_s: float = 20.0) -> None:
+def wait_until(is_so: Callable[[], bool], why: str, timeout_s: float = 60.0) -> None:
     """Raises TimeoutError."""
     deadline_s = time.monotonic() + timeout_s
     while not is_so():

@@ -130,10 +130,11 @@ def test_a_use_of_a_file_that_is_gone_tells_so(opened: Opened) -> None:
     assert told(capacity) == [key_of(7)] and capacity.statistics().gone == 1
 
 
+@pytest.mark.slow
 def test_what_is_in_use_is_not_evicted_while_others_fill_the_store(space: Space, opened: Opened) -> None:
     used = key_of(10**6)
     path = put(space.part_folder, used, 4 * KB)
-    capacity = opened(capacity_bytes=400 * KB, lease_s=1.0, touch_s=0.01, low_share=0.5)
+    capacity = opened(capacity_bytes=400 * KB, lease_s=5.0, touch_s=0.01, low_share=0.5)
     for old in range(60):
         put(space.part_folder, key_of(10**7 + old), 4 * KB, age_s=100.0)
     number = 0
@@ -243,7 +244,7 @@ def test_a_file_system_that_hangs_holds_up_nobody(space: Space, monkeypatch: pyt
     assert len(threads) >= 2  # they do hang
     answers.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
 
 
 def test_closing_gives_back_what_was_claimed(space: Space, opened: Opened) -> None:

@@ -19,12 +19,13 @@ from kvatlas.offload.evicting.evictor import Evictor
 from kvatlas.offload.layout.space import Space
 from tests.offload.capacity.stores_at_hand import bytes_of, make_store
 from tests.offload.capacity.writing_process import write_until_killed
+from tests.profiles import examples
 
 CAP = 4 << 20
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["pytest", "tests.offload.capacity.writing_process"])
 _SECONDS_MAX = 60.0
-_KILLS = 12 if os.environ.get("KVATLAS_HYPOTHESIS_PROFILE") == "ci" else 5
+_KILLS = examples(12)
 
 
 class Process:
@@ -130,7 +131,7 @@ def test_processes_killed_at_any_moment_leave_a_store_that_is_evicted_and_counte
         evictor_dead_s=0.01,
     )
     evictor = Evictor(space.root, limits, lambda *_: None)
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + _SECONDS_MAX
     while not evictor.step() or Ledger(control).entries():
         assert time.monotonic() < deadline_s
     sums = Ledger(control).sums()

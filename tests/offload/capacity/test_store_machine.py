@@ -22,6 +22,7 @@ from kvatlas.offload.capacity.limits import CapacityLimits
 from kvatlas.offload.capacity.pins import write_pin
 from kvatlas.offload.evicting.evictor import Evictor
 from tests.offload.capacity.stores_at_hand import bytes_of, key_of, last_used, make_store, put
+from tests.profiles import examples
 
 CAP = 256 << 10
 LIMITS = CapacityLimits(
@@ -180,7 +181,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert {key for key in self.written if not self.path(key).exists()} <= self.told
 
 
-StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+StoreMachine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
 TestStoreMachine = pytest.mark.slow(StoreMachine.TestCase)

@@ -169,6 +169,7 @@ def test_two_announcers_of_one_store_are_one_truth(listening: Callable[..., List
         assert index.comes_to(1)
 
 
+@pytest.mark.slow
 def test_a_restarted_announcer_takes_nothing_and_its_inventory_sets_it_right(
     listening: Callable[..., Listening],
 ) -> None:

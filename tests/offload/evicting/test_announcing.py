@@ -66,6 +66,7 @@ def settings_of(root: Path, endpoint: str = "tcp://127.0.0.1:*", served_name: st
     return EvictSettings(stores=(StoreToEvict(root=str(root), limits=limits, announce=(announce,)),))
 
 
+@pytest.mark.slow
 def test_what_is_there_is_named_and_what_is_evicted_is_told_by_the_served_name(tmp_path: Path) -> None:
     space = make_store(tmp_path / "store")
     other = make_store(tmp_path / "store", "another/model")
@@ -82,7 +83,8 @@ def test_what_is_there_is_named_and_what_is_evicted_is_told_by_the_served_name(t
         assert follower.removed == set()
         for number in range(40, 100):
             put(space.part_folder, key_of(number), 4 * KB, age_s=1000.0 - number)
-        wait_until(lambda: follower.has(set(), short(range(75))), "removals are told")
+        # 75 go where the next crawl finds all of them; one that comes before leaves up to 47 below `high`.
+        wait_until(lambda: follower.has(set(), short(range(50))), "removals are told")
         assert not follower.removed & short(range(80, 100))
         assert {topic.rpartition(b"@")[2] for topic in follower.topics} == {b"served"}
         assert all(topic.startswith(b"kv@store:files#evict-") for topic in follower.topics)

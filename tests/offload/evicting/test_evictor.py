@@ -68,6 +68,7 @@ def test_a_store_within_its_limits_is_counted_and_left_alone(space: Space) -> No
     evictor.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("candidates_max", [7, 1000])
 def test_from_high_to_low_the_least_recently_used_go(space: Space, candidates_max: int) -> None:
     files = filled(space, 100)

@@ -22,9 +22,10 @@ from kvatlas.offload.evicting import evictor as evictor_module
 from kvatlas.offload.evicting.evictor import Evictor
 from kvatlas.offload.layout.space import Space
 from tests.offload.capacity.stores_at_hand import bytes_of, key_of, make_store, put, wait_until
+from tests.profiles import examples
 
 LIMITS = CapacityLimits(capacity_bytes=100 << 10, lease_s=100.0, evictor_dead_s=0.05)
-_KILLS = 20 if os.environ.get("KVATLAS_HYPOTHESIS_PROFILE") == "ci" else 6
+_KILLS = examples(20)
 CALLS = ("rename", "replace", "unlink", "open", "utime", "mkdir", "write")
 
 

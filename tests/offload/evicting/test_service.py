@@ -33,7 +33,7 @@ def store(root: Path, n_files: int, model: str = "some/model") -> StoreToEvict:
 
 def fetched(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -57,6 +57,7 @@ def test_each_store_is_held_to_its_limits_and_both_are_seen(tmp_path: Path) -> N
         wait_until(all_told, "notices are left")
         assert sorted(told) == sorted(key_of(number) for number in range(75))
         wait_until(lambda: all(one.evictor.files for one in service.states()), "both are counted")
+        wait_until(lambda: service.states()[0].evictor.used_bytes == 100 * KB, "the ledger knows it too")
         status, body = fetched(server.port, "/healthz")
         assert status == 200 and json.loads(body)["is_healthy"]
         status, text = fetched(server.port, "/metrics")
@@ -105,7 +106,7 @@ def test_a_part_that_does_not_get_on_is_unhealthy(tmp_path: Path) -> None:
     stuck = threading.Event()
 
     def hang() -> None:
-        stuck.wait(20)
+        stuck.wait(60)
 
     evicted.evictor.control.check = hang  # type: ignore[method-assign]
     service.start()

@@ -57,7 +57,7 @@ def _harm(path: Path, process: Process, kind: str, at: int) -> bool:
     return bytes(content) != before
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(harms)
 def test_no_harm_of_any_kind_yields_a_wrong_byte(process: Process, harm: tuple[str, int]) -> None:
     process.store(*range(N_CHUNKS))
@@ -76,6 +76,7 @@ def test_no_harm_of_any_kind_yields_a_wrong_byte(process: Process, harm: tuple[s
     assert process.load(0).ok == [key_of(0)] and process.holds(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_use_s", [0, 4_000_000_000])
 def test_clocks_that_are_decades_off_change_no_byte_and_end_no_process(
     tmp_path: Path, last_use_s: int

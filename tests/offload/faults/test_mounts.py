@@ -36,6 +36,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return said
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_stores_alone_and_is_counted(told: dict[str, Any]) -> None:
     full = told["full"]
     assert full["stored"] >= 8 and full["no_space"] > 0

@@ -130,6 +130,7 @@ def _open(root: Path, start: object, answers: object) -> None:
     answers.put(open_space(root, fields(), store="fast").identity.id)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_store_at_once_agree_on_it(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     for round_ in range(2):

@@ -68,7 +68,7 @@ class CatalogueMachine(RuleBasedStateMachine):
             assert getattr(native, name) == model.counts[name]
 
 
-TestCatalogueBesideModel = CatalogueMachine.TestCase
+TestCatalogueBesideModel = pytest.mark.slow(CatalogueMachine.TestCase)
 TestCatalogueBesideModel.settings = settings(stateful_step_count=80)
 
 

@@ -14,6 +14,7 @@ from kvatlas.index.errors import InputError
 from kvatlas.offload._native import Copier
 from tests.offload.native.copies_rig import CopyRig, Job
 from tests.offload.native.fake_gpu import FakeGpu
+from tests.profiles import examples
 
 pytestmark = pytest.mark.native
 
@@ -126,7 +127,11 @@ def jobs(draw: st.DrawFn, rig: CopyRig) -> Job:
     return job
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
+@pytest.mark.slow
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=examples(60),
+)
 @given(rigs_and_jobs())
 def test_every_way_moves_the_bytes_that_a_plain_loop_moves_and_no_others(
     open_copier: Callable[[CopyRig], Copier], case: tuple[CopyRig, Job, Job]

@@ -24,6 +24,7 @@ def test_the_carried_kernel_was_made_of_this_source() -> None:
     assert f"// {kernel_source.source_digest()}." in kernel_source.CARRIER.read_text()
 
 
+@pytest.mark.slow
 def test_the_carried_kernel_is_what_the_compiler_gives() -> None:
     nvcc = tool("nvcc")
     release = kernel_source.release_of(nvcc)

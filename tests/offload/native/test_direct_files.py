@@ -227,7 +227,7 @@ def test_a_call_that_hangs_costs_its_job_alone_and_changes_nothing_later(
     store: Store, direction: str
 ) -> None:
     store_two(store.open("bounce"))
-    files = store.open("bounce", time_limit_s=0.05, threads=1)
+    files = store.open("bounce", time_limit_s=0.5, threads=1)
     before = [tensor.data.copy() for tensor in store.rig.tensors]
     store.set("is_hung", 1)
     if direction == "store":

@@ -27,6 +27,7 @@ from tests.offload.native.engine_rig import (
     names,
     rig_at,
 )
+from tests.offload.storing.files_at_hand import wait_for
 
 pytestmark = pytest.mark.native
 
@@ -236,6 +237,7 @@ print("done")
     assert not list((tmp_path / "part").rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_forked_child_leaves_the_engine_of_its_parent_alone(tmp_path: Path) -> None:
     code = f"""
 import os, sys
@@ -254,6 +256,7 @@ assert rig.close()
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=True)
 
 
+@pytest.mark.slow
 def test_many_threads_may_use_one_engine(tmp_path: Path, way: dict[str, object]) -> None:
     with rig_at(tmp_path / "part", n_rows=32, row_bytes=4096, **way) as rig:
         problems: list[object] = []
@@ -320,3 +323,15 @@ def test_the_node_of_a_device_and_its_processors_are_read_from_sysfs(tmp_path: P
     for text in ("", "x", "1-", "3,-4", "1;2"):
         (node / "cpulist").write_text(text)
         assert _native.cpus_of_node(1, sysfs=sysfs) == [], text
+
+
+def test_its_threads_do_not_take_the_processor_from_the_thread_that_wakes_them(tmp_path: Path) -> None:
+    def policies() -> set[int]:
+        tasks = [task for task in Path("/proc/self/task").iterdir() if task.name not in before]
+        ours = [int(task.name) for task in tasks if (task / "comm").read_text() == "kvatlas-io\n"]
+        return {os.sched_getscheduler(thread) for thread in ours}
+
+    before = set(os.listdir("/proc/self/task"))
+    with rig_at(tmp_path / "part") as rig:
+        rig.store(key_of(1))
+        wait_for(lambda: policies() == {os.SCHED_BATCH})

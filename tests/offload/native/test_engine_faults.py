@@ -178,6 +178,7 @@ put(closed=rig.close(), files=sorted(name.rpartition(".")[2] for name in rig.fil
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["OPEN", "PWRITEV", "RENAME", "CLOSE"])
 @pytest.mark.parametrize(
     ("error", "outcome"),
@@ -209,6 +210,7 @@ def test_a_store_that_fails_says_why_and_leaves_nothing(
     assert said["limits"] == (error == errno.EMFILE and call == "OPEN")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["OPEN", "PWRITEV", "PREADV"])
 def test_a_stale_handle_is_tried_once_more(shim: Path, tmp_path: Path, call: str) -> None:
     once = faulty_files.run(
@@ -222,6 +224,7 @@ def test_a_stale_handle_is_tried_once_more(shim: Path, tmp_path: Path, call: str
     assert (twice["stale"], twice["store"], twice["load"]) == (1, "FAILED", "OK")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["PWRITEV", "PREADV"])
 @pytest.mark.parametrize("error", [errno.EINTR, errno.EAGAIN])
 def test_an_interrupted_call_goes_on(shim: Path, tmp_path: Path, call: str, error: int) -> None:
@@ -231,6 +234,7 @@ def test_an_interrupted_call_goes_on(shim: Path, tmp_path: Path, call: str, erro
     assert (said["store"], said["load"], said["error"]) == ("OK", "OK", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("direct", "most"), [(True, 4096), (True, 8192), (False, 1000), (False, 4097)])
 def test_calls_that_move_less_than_asked_go_on_where_they_ended(
     shim: Path, tmp_path: Path, direct: bool, most: int
@@ -239,6 +243,7 @@ def test_calls_that_move_less_than_asked_go_on_where_they_ended(
     assert (said["store"], said["load"], said["files"]) == ("OK", "OK", ["kv"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["OPEN", "PWRITEV", "PREADV"])
 def test_a_file_system_that_refuses_direct_access_is_used_without(
     shim: Path, tmp_path: Path, call: str
@@ -250,6 +255,7 @@ def test_a_file_system_that_refuses_direct_access_is_used_without(
     assert said["refusals"] == 1 and said["direct"] is False
 
 
+@pytest.mark.slow
 def test_a_temporary_file_that_cannot_be_removed_is_counted(shim: Path, tmp_path: Path) -> None:
     faults = {"PWRITEV": f"{errno.EIO}*1", "UNLINK": f"{errno.EIO}*1"}
     said = faulty_files.run(shim, tmp_path / "part", STORE_AND_LOAD % {"direct": True}, **faults)
@@ -257,6 +263,7 @@ def test_a_temporary_file_that_cannot_be_removed_is_counted(shim: Path, tmp_path
     assert said["files"] == ["kv", "tmp"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way_name", WAYS)
 def test_a_limit_on_the_size_of_files_is_no_space(tmp_path: Path, way_name: str) -> None:
     """A real refusal of the kernel, also within a ring: the first part is written, the rest is not."""

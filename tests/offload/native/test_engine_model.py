@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.models.chunk_store import ChunkStore
 from tests.offload.native.engine_rig import WAYS, Rig, key_of, names
+from tests.profiles import examples
 
 pytestmark = pytest.mark.native
 
@@ -67,7 +68,7 @@ def damage(rig: Rig, model: ChunkStore, key: bytes) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(steps=STEPS, readers=st.integers(1, 4), writers=st.integers(1, 4), ratio=st.integers(1, 4))
 def test_random_jobs_end_as_the_model_says(
     way: str, steps: list[Round | tuple[str, int]], readers: int, writers: int, ratio: int

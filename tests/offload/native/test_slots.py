@@ -109,7 +109,7 @@ class SlotMachine(RuleBasedStateMachine):
             assert getattr(native, name) == model.counts[name]
 
 
-TestSlotsBesideModel = SlotMachine.TestCase
+TestSlotsBesideModel = pytest.mark.slow(SlotMachine.TestCase)
 TestSlotsBesideModel.settings = settings(stateful_step_count=60)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kvatlas.offload.backends.backend import Outcome
 from kvatlas.offload.storing.known import ABSENT, PRESENT
 from tests.offload.storing.scripted_backend import key_of
@@ -136,6 +138,7 @@ def test_a_wish_to_write_has_a_store_that_is_down_tried_too() -> None:
     assert rig.write(5).ok == keys(5)
 
 
+@pytest.mark.slow
 def test_what_was_noted_to_be_asked_when_it_went_down_is_answered() -> None:
     rig = Rig(breaker_failures=1)
     rig.store.fails_with = Outcome.FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -126,4 +127,4 @@ class StorageMachine(RuleBasedStateMachine):
         assert statistics.jobs == len(self.store.waiting) + len(self.store.ended)
 
 
-TestStorage = StorageMachine.TestCase
+TestStorage = pytest.mark.slow(StorageMachine.TestCase)

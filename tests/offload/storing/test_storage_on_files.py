@@ -113,9 +113,10 @@ def test_a_harmed_file_fails_to_load_is_told_as_removed_and_can_be_written_anew(
         assert names(storing.load(1).ok, 1) and storing.holds(1)
 
 
+@pytest.mark.slow
 def test_the_cap_evicts_what_was_used_longest_ago_and_says_so(tmp_path: Path) -> None:
-    options = {"capacity_bytes": 30 * 20480, "lease_s": 0.3, "touch_s": 0.01, "time_limit_s": 0.2}
-    with process(tmp_path / "kv", write_budget_s=0.1, **options) as storing:
+    options = {"capacity_bytes": 30 * 20480, "lease_s": 1.1, "touch_s": 0.01, "time_limit_s": 1.0}
+    with process(tmp_path / "kv", write_budget_s=0.5, **options) as storing:
         removed: list[bytes] = []
         stored: set[bytes] = set()
 
@@ -136,6 +137,7 @@ def test_the_cap_evicts_what_was_used_longest_ago_and_says_so(tmp_path: Path) ->
         assert storing.storage.statistics().counters["removed"] >= len(removed)
 
 
+@pytest.mark.slow
 def test_memory_is_let_go_of_when_it_is_closed(tmp_path: Path) -> None:
     opened = open_process(tmp_path / "kv")
     opened.store(1)
@@ -188,9 +190,10 @@ def test_a_root_that_hangs_at_start_is_an_error_in_bounded_time(tmp_path: Path) 
         open_process(root, time_limit_s=0.3, write_budget_s=0.1)
 
 
+@pytest.mark.slow
 def test_a_store_that_hangs_fails_what_asks_it_and_is_left_alone_until_it_answers(tmp_path: Path) -> None:
     root = tmp_path / "kv"
-    options = {"time_limit_s": 1.0, "write_budget_s": 0.5, "breaker_failures": 2, "breaker_s_min": 0.2}
+    options = {"time_limit_s": 1.0, "write_budget_s": 0.5, "breaker_failures": 2, "breaker_s_min": 1.0}
     with process(root, absent_s=0.01, **options) as storing:
         wait_for(lambda: names(storing.store(1, 2, 3).ok, 1, 2, 3))
         for number in (1, 2):

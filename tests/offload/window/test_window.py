@@ -204,6 +204,7 @@ def test_a_request_waits_for_so_long_and_then_computes(engines: Engines) -> None
     assert other.window.statistics().gave_up == 1
 
 
+@pytest.mark.slow
 def test_a_pipe_in_a_files_place_keeps_nobody_waiting(engines: Engines) -> None:
     engines.start().store_and_write(1, 2)
     path = next(path for path in engines.files() if check_chunk(path).key == key_of(2))

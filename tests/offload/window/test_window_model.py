@@ -9,12 +9,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kvatlas.offload.window.window import HIT
 from tests.offload.window.engine_rig import Rig, key_of, keys_of, start
+from tests.profiles import examples
 
 _CHUNKS = st.lists(st.integers(0, 11), min_size=1, max_size=6, unique=True)
 _REQUESTS = st.sampled_from("abc")
@@ -148,7 +150,10 @@ class Engine(RuleBasedStateMachine):
         assert (statistics.waiting, statistics.held, statistics.transfers) == (0, 0, 0)
 
 
-TestEngine = Engine.TestCase
+TestEngine = pytest.mark.slow(Engine.TestCase)
 TestEngine.settings = settings(
-    max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(30),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )

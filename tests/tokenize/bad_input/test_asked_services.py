@@ -29,9 +29,9 @@ from tests.tokenize.loading.model_files import write_model
 from tests.tokenize.scripted_pod import Question, ScriptedPod, http, ids
 from tests.tokenize.test_tokenizers import until
 
-pytestmark = pytest.mark.timeout(60)
-HURRIED_S = 0.3
-PATIENCE_S = 30.0
+pytestmark = pytest.mark.timeout(120)
+HURRIED_S = 1.0
+PATIENCE_S = 60.0
 CHAT = Chat(messages=[USER])
 
 

@@ -14,7 +14,7 @@ from tests.tokenize.bad_input.hostile_chats import CHATS, CYCLIC
 from tests.tokenize.bad_input.victims import USER, check_served, refusal
 from tests.tokenize.chat.templates.reference import reference_render
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.slow

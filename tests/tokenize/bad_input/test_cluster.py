@@ -13,7 +13,7 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import TokenizersConfig
 from kvatlas.index.errors import InputError, KvatlasError, TokenizerError
 from kvatlas.tokenize.config import TokenizeConfig, TokenizeLimits
-from tests.cluster.living_fleet import Fleet, fleet_of, wait_until
+from tests.cluster.living_fleet import wait_until
 from tests.cluster.pool_rig import cluster_of, up
 from tests.tokenize.bad_input.hostile_chats import BIG, CHATS
 from tests.tokenize.bad_input.victims import TEXT, check_message, plain_ids
@@ -26,14 +26,8 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    with fleet_of(1) as fleet:
-        yield fleet
-
-
 @pytest.fixture(scope="module", params=[0, 1], ids=["own process", "pool"])
-def client(request: pytest.FixtureRequest, fleet: Fleet, folder: Path) -> Iterator[Client]:
+def client(request: pytest.FixtureRequest, folder: Path) -> Iterator[Client]:
     pool = TokenizersConfig(count_min=request.param, count_max=request.param, threads=2, waiting_max=8)
     config = TokenizeConfig(
         folders=(str(folder),),
@@ -41,7 +35,7 @@ def client(request: pytest.FixtureRequest, fleet: Fleet, folder: Path) -> Iterat
         request_templates=True,
         limits=TokenizeLimits(render_s_max=1.0),
     )
-    with cluster_of(f"hostile-{request.param}", fleet, config, pool) as client:
+    with cluster_of(f"hostile-{request.param}", None, config, pool) as client:
         wait_until(lambda: len(up(client)) == request.param, 60)
         yield client
 

@@ -159,6 +159,7 @@ SPOILERS: list[Callable[[Path], None]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", SPOILERS)
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_spoiled_file_is_one_error_and_the_old_one_goes_on(

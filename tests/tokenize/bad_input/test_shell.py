@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from kvatlas.cluster.cli import app
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 ARGUMENTS = json.dumps({"refuse": "\ud800 a\r\nERROR\x1b[2J"})
 CALL = {"type": "function", "function": {"name": "f", "arguments": ARGUMENTS}}
 FILES: dict[str, tuple[str, bytes | Callable[[], bytes]]] = {
@@ -42,6 +42,7 @@ def check_refused(*arguments: object) -> None:
     assert result.stderr[:-1].isprintable() and len(result.stderr) < 2500, result.stderr[:3000]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_hostile_file_is_one_line(folder: Path, tmp_path: Path, name: str) -> None:
     option, content = FILES[name]
@@ -49,6 +50,7 @@ def test_hostile_file_is_one_line(folder: Path, tmp_path: Path, name: str) -> No
     check_refused("-m", "curious", "--path", folder / "curious", option, tmp_path / "given")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["/", "/dev/zero", "/nowhere", "/proc/self/mem"])
 @pytest.mark.parametrize("option", ["--chat", "--prompt-file"])
 def test_place_that_is_no_file_is_one_line(folder: Path, option: str, place: str) -> None:

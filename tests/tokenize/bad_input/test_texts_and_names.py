@@ -13,7 +13,7 @@ from kvatlas.tokenize.tokenizers import Tokenizers
 from tests.tokenize.bad_input.victims import CHARACTERS_MAX, refusal, victims
 from tests.tokenize.loading.model_files import write_model
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,7 @@ def test_what_is_no_name_is_refused(tokenizers: Tokenizers, name: Any) -> None:
     assert "model: expected a name, got a" in str(error)
 
 
+@pytest.mark.slow
 def test_flood_of_names_is_forgotten_and_costs_no_tokenizer_its_place(folder: Path) -> None:
     tokenizers = victims(folder, order=("folders",), look_s=1000.0)
     good = tokenizers.get("good")

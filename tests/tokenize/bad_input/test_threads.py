@@ -13,11 +13,13 @@ from tokenizers import Tokenizer
 
 from kvatlas.tokenize.chat.chat import Chat
 from tests.models.tokenizer_kinds import NASTY, SPECIAL, metaspace_bpe, unigram, with_tokens
+from tests.profiles import examples
 from tests.tokenize.bad_input.victims import victims
 from tests.tokenize.loading.model_files import small_tokenizer, write_model
 
 pytestmark = pytest.mark.timeout(180)
 N_THREADS = 16
+N_ROUNDS = examples(500)
 KINDS: dict[str, Callable[[], Tokenizer]] = {
     "small": small_tokenizer,
     "spaced": lambda: with_tokens(metaspace_bpe("first")),
@@ -40,10 +42,8 @@ def random_chat(chance: random.Random, before: list[dict[str, Any]]) -> list[dic
     return [*kept, {"role": chance.choice(("user", "assistant", "system", "tool")), "content": text}]
 
 
-@pytest.mark.parametrize("n_rounds", [60, pytest.param(500, marks=pytest.mark.slow)])
-def test_threads_get_the_ids_of_a_plain_encoding_while_tokenizers_come_and_go(
-    tmp_path: Path, n_rounds: int
-) -> None:
+@pytest.mark.slow
+def test_threads_get_the_ids_of_a_plain_encoding_while_tokenizers_come_and_go(tmp_path: Path) -> None:
     plain = {name: make() for name, make in KINDS.items()}
     for name, tokenizer in plain.items():
         write_model(tmp_path / name, tokenizer)
@@ -55,7 +55,7 @@ def test_threads_get_the_ids_of_a_plain_encoding_while_tokenizers_come_and_go(
         chance = random.Random(seed)
         chats: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
         try:
-            for _ in range(n_rounds):
+            for _ in range(N_ROUNDS):
                 name = chance.choice(tuple(KINDS))
                 chat = chats[name] = random_chat(chance, chats[name])
                 ids = tokenizers.encode_chat(name, Chat(messages=chat)).token_ids.tolist()
@@ -80,7 +80,7 @@ def test_threads_get_the_ids_of_a_plain_encoding_while_tokenizers_come_and_go(
     statistics = tokenizers.statistics()
     tokenizers.close()
     assert wrong == []
-    assert statistics.requests == N_THREADS * n_rounds and statistics.failed == statistics.refused == 0
+    assert statistics.requests == N_THREADS * N_ROUNDS and statistics.failed == statistics.refused == 0
     assert statistics.evicted > 0 and len(statistics.loaded) <= 2
     assert statistics.reloads > 0
 

@@ -18,6 +18,7 @@ from kvatlas.tokenize.loading.classes.effective import Effective, effective
 from kvatlas.tokenize.loading.classes.rebuilding import QWEN2_PATTERN
 from kvatlas.tokenize.loading.files import Place, TokenizerFiles, read_files
 from tests.models.tokenizer_kinds import metaspace_bpe, unigram
+from tests.profiles import examples
 from tests.tokenize.loading.model_files import small_tokenizer, write_model
 
 
@@ -181,7 +182,7 @@ def test_prefix_that_no_merge_fits_is_an_error_and_not_the_end_of_the_process(pr
         effective(files)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_definition_with_a_part_replaced_loads_or_is_one_error(data: st.DataObject) -> None:
     parsed = json.loads(_DEFINITION)

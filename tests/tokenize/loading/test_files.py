@@ -14,7 +14,7 @@ from kvatlas.tokenize.loading.files import Place, read_files, stamp_of
 from kvatlas.tokenize.local import LocalTokenizer
 from tests.tokenize.loading.model_files import TEMPLATE, write_model
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 def test_all_files_are_read(tmp_path: Path) -> None:

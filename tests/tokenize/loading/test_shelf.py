@@ -15,7 +15,7 @@ from kvatlas.tokenize.loading import shelf as shelf_module
 from kvatlas.tokenize.loading.shelf import Shelf
 from kvatlas.tokenize.prompt import TokenizedPrompt
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 LOOK_S = 5.0
 
 

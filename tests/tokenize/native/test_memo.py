@@ -113,7 +113,7 @@ class MemoBesideTheModel(RuleBasedStateMachine):
             assert (now.evicted, now.refused) == (0, 0)
 
 
-TestMemoBesideTheModel = pytest.mark.native(MemoBesideTheModel.TestCase)
+TestMemoBesideTheModel = pytest.mark.slow(pytest.mark.native(MemoBesideTheModel.TestCase))
 
 
 @pytest.mark.fuzz

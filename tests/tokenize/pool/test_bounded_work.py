@@ -13,7 +13,7 @@ import pytest
 from kvatlas.index.errors import ConfigError, OverloadedError
 from kvatlas.tokenize.pool.bounded_work import BoundedWork, WorkLimits
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 class Rig:

@@ -100,6 +100,7 @@ def test_keys_of_a_model_that_nobody_has_announced_are_refused(
         service.block_keys("hello", Asked(model=MODEL))
 
 
+@pytest.mark.slow
 def test_a_process_has_one_set_of_tokenizers_for_each_configuration(config: TokenizeConfig) -> None:
     limits = WorkLimits()
     first, second = own_process(config, limits), own_process(config, limits)

@@ -13,6 +13,7 @@ from kvatlas.tokenize.segments.cuts import cuts_of
 from kvatlas.tokenize.segments.definition import definition_of
 from kvatlas.tokenize.segments.exactness import prove
 from tests.models.tokenizer_pieces import encode_in_pieces
+from tests.profiles import examples
 
 CLEAN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
@@ -88,7 +89,8 @@ FLAGS = st.fixed_dictionaries({name: st.sampled_from((False, False, True)) for n
 CONTENTS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=3).map("".join)
 
 
-@settings(max_examples=400)
+@pytest.mark.slow
+@settings(max_examples=examples(400))
 @given(
     added=st.dictionaries(CONTENTS, FLAGS, max_size=5),
     normalizer=st.sampled_from((None, normalizers.Lowercase(), normalizers.Strip())),

@@ -115,6 +115,7 @@ def test_without_a_memo_nothing_is_remembered() -> None:
     assert statistics["memo_bytes_max"] == 0
 
 
+@pytest.mark.slow
 def test_the_memo_stays_within_its_bytes_and_answers_stay_right() -> None:
     reference, encoder = tokenizer_of(), encoder_of(memo_bytes_max=64 << 10)
     for n in range(400):
@@ -262,6 +263,7 @@ def test_a_text_that_the_tokenizer_refuses_is_an_error_of_the_tokenizer() -> Non
     assert encoder.encode("two<|a|>one", add_special_tokens=False).tolist() == [1, 2, 0]
 
 
+@pytest.mark.slow
 def test_a_panic_of_the_library_is_an_error_of_the_tokenizer() -> None:
     tokenizer = tokenizer_of()
     tokenizer.pre_tokenizer = pre_tokenizers.FixedLength(0)

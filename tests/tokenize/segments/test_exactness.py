@@ -50,6 +50,7 @@ def test_pieces_of_every_kind_have_the_ids_of_the_whole(name: str, text: str) ->
     assert pieces == tokenizer.encode(text, add_special_tokens=False).ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 @given(data=st.data())
 def test_pieces_of_real_tokenizers_have_the_ids_of_the_whole(

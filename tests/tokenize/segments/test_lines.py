@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import sys
@@ -23,8 +24,6 @@ DEEPSEEK = next(expression for expression in RULES if "A-Za-z" in expression)
 GPT2 = next(expression for expression, rule in RULES.items() if rule == SINGLE_LINES)
 O200K = next(e for e, rule in RULES.items() if rule == LINES_BEFORE_TEXT_NOT_SLASH and "(?i:" in e)
 QWEN = next(iter(RULES))
-ALL_CHARACTERS = [chr(n) for n in range(sys.maxunicode + 1) if not 0xD800 <= n < 0xE000]
-ASSIGNED = [character for character in ALL_CHARACTERS if unicodedata.category(character) not in ("Cn", "Co")]
 
 
 def split(expression: str, behavior: str = "isolated", *, invert: bool = False) -> Any:
@@ -37,6 +36,16 @@ def bytes_only(*, prefix: bool = False, regex: bool = False) -> Any:
 
 def in_row(*steps: Any) -> Any:
     return pre_tokenizers.Sequence(list(steps))
+
+
+@functools.cache
+def all_characters() -> list[str]:
+    return [chr(n) for n in range(sys.maxunicode + 1) if not 0xD800 <= n < 0xE000]
+
+
+@functools.cache
+def assigned() -> list[str]:
+    return [one for one in all_characters() if unicodedata.category(one) not in ("Cn", "Co")]
 
 
 SPLITS: dict[str, Any] = {
@@ -74,6 +83,7 @@ def test_the_lines_of_a_text_are_split_as_the_text_is(name: str, text: str) -> N
     assert_exact(SPLITS[name], rule, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPLITS)
 def test_every_short_text_is_split_as_its_lines_are(name: str) -> None:
     before = ("", "\n", "\r", " ", "\u00a0", "a", "1", "/", "!", "'", "\u0301")
@@ -137,17 +147,22 @@ def test_what_is_not_argued_for_keeps_its_lines_together() -> None:
     assert rule_of(in_row(split(QWEN + "|x"), bytes_only())) == NO_LINES
 
 
+@pytest.mark.slow
 def test_nfc_changes_nothing_across_a_line_feed() -> None:
     nfc = normalizers.NFC()
     lines = [
-        around for character in ASSIGNED if character != "\n" for around in (character, f"\u0301{character}")
+        around
+        for character in assigned()
+        if character != "\n"
+        for around in (character, f"\u0301{character}")
     ]
     assert nfc.normalize_str("\n".join(lines)).split("\n") == [nfc.normalize_str(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_nfc_keeps_white_space_and_slashes_apart_from_all_else() -> None:
     nfc = normalizers.NFC()
-    for character in ASSIGNED:
+    for character in assigned():
         normal = nfc.normalize_str(character)
         if character in WHITE_SPACE:
             assert len(normal) == 1 and normal in WHITE_SPACE
@@ -156,6 +171,7 @@ def test_nfc_keeps_white_space_and_slashes_apart_from_all_else() -> None:
             assert ("/" in normal) == (character == "/")
 
 
+@pytest.mark.slow
 def test_white_space_is_what_the_library_calls_so() -> None:
-    others = "".join(parts(split(r"\s", "removed"), "".join(ALL_CHARACTERS)))
-    assert others == "".join(character for character in ALL_CHARACTERS if character not in WHITE_SPACE)
+    others = "".join(parts(split(r"\s", "removed"), "".join(all_characters())))
+    assert others == "".join(character for character in all_characters() if character not in WHITE_SPACE)

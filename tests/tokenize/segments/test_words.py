@@ -29,6 +29,7 @@ from kvatlas.tokenize.segments.lines import LLAMA3, O200K, QWEN2
 from kvatlas.tokenize.segments.words import RULES, word_rule_of
 from tests.models.tokenizer_kinds import NASTY, byte_level_bpe, with_tokens
 from tests.models.tokenizer_pieces import cut_at_lines
+from tests.profiles import examples
 
 LINE_RULES = {
     WORDS_ONE_DIGIT: LINES_BEFORE_TEXT,
@@ -65,6 +66,7 @@ def test_words_of_ascii_are_the_matches_of_the_librarys_split(expression: str, t
     assert words_of(text, RULES[expression]) == parts(split_of(expression), text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expression", RULES, ids=["Qwen2", "Llama 3", "o200k"])
 def test_all_short_texts_of_telling_characters_are_split_as_the_library_splits_them(expression: str) -> None:
     split, telling = split_of(expression), "aS'9 \n\r./l"
@@ -97,6 +99,7 @@ def test_a_rule_that_there_is_not_is_refused() -> None:
         Cutter((), LINES_BEFORE_TEXT, 1, 4)
 
 
+@pytest.mark.slow
 def test_long_runs_take_linear_time() -> None:
     for unit in (" ", "\n", "a", "A", "1", "-", "'", " \n", "'s", " -", "aA"):
         text = unit * 200_000
@@ -177,8 +180,8 @@ def test_a_new_text_of_known_words_needs_nothing_of_the_library(shared: Path, na
 @pytest.mark.parametrize("name", ["qwen3", "gpt-oss"])
 def test_words_of_real_texts_have_the_librarys_ids(shared: Path, name: str) -> None:
     tokenizer = Tokenizer.from_file(str(shared / "tokenizers" / name / "tokenizer.json"))
-    encoder = SegmentEncoder(tokenizer, name=name, memo_bytes_max=1 << 20, check_share=0.0)
-    for path in sorted(Path(json.__file__).parent.parent.glob("*.py"))[:60]:
+    encoder = SegmentEncoder(tokenizer, name=name, memo_bytes_max=1 << 18, check_share=0.0)
+    for path in sorted(Path(json.__file__).parent.parent.glob("*.py"))[: examples(60)]:
         text = path.read_text(errors="replace")
         ids = encoder.encode(text, add_special_tokens=False)
         assert ids.tolist() == tokenizer.encode(text, add_special_tokens=False).ids, path.name

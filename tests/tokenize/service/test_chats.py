@@ -76,6 +76,7 @@ def test_chat_that_every_service_understands_arrives_as_it_was(chat: Chat) -> No
     assert as_json(replace(arrived, messages=[])) == as_json(replace(chat, messages=[]))
 
 
+@pytest.mark.slow
 @given(any_chats)
 def test_any_chat_arrives_as_it_was_at_a_service_of_kvatlas(chat: Chat) -> None:
     sent = over_the_wire(completion_request("m", chat, takes_chats=True))

@@ -83,7 +83,7 @@ def test_waiting_call_ends_with_its_deadline_or_its_client(
     with Caller(address) as caller:
         calls = [caller.begin("RenderCompletion", model_name="small", prompt="a") for _ in range(2)]
         wait_until(lambda: server.statistics().running == 2)
-        hasty = caller.begin("RenderCompletion", timeout_s=0.2, model_name="small", prompt="a")
+        hasty = caller.begin("RenderCompletion", timeout_s=2.0, model_name="small", prompt="a")
         given_up = caller.begin("RenderCompletion", model_name="small", prompt="a")
         wait_until(lambda: server.statistics().waiting == 2)
         given_up.cancel()
@@ -97,7 +97,7 @@ def test_waiting_call_ends_with_its_deadline_or_its_client(
 
 
 def test_call_without_deadline_ends_after_the_configured_time(gated: GatedTokenizers) -> None:
-    config = ServiceConfig(listen=(":0",), threads=1, waiting_max=1, answer_s_max=0.05)
+    config = ServiceConfig(listen=(":0",), threads=1, waiting_max=1, answer_s_max=0.5)
     server = TokenizationServer(gated, config)
     (address,) = server.start()
     with Caller(address) as caller:
@@ -127,6 +127,7 @@ def test_models_that_hang_leave_a_thread_to_those_that_are_loaded(
             assert "'hanging'" in call.result(PATIENCE_S).error_message
 
 
+@pytest.mark.slow
 def test_request_or_answer_that_is_too_long_is_refused_and_the_service_goes_on(
     tokenizers: Tokenizers,
 ) -> None:

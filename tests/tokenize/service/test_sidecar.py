@@ -169,6 +169,7 @@ def test_without_an_address_there_is_no_model() -> None:
     assert nothing.name == "sidecar"
 
 
+@pytest.mark.slow
 def test_sixteen_threads_each_get_their_own_ids(tokenizer: SidecarTokenizer, tokenizers: Tokenizers) -> None:
     def ask(number: int) -> bool:
         text = f"{number} " * (number % 50 + 1)

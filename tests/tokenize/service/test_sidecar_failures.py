@@ -77,8 +77,8 @@ def test_service_that_accepts_and_never_answers_is_given_up_at_the_deadline() ->
 def test_service_that_hangs_in_a_call_is_given_up_at_the_deadline(tokenizers: Tokenizers) -> None:
     gated = GatedTokenizers(tokenizers)
     with TokenizationServer(gated, ServiceConfig(listen=(":0",), grace_s=0)) as server:
-        tokenizer = find(server.addresses[0], timeout_s=0.3)
-        with pytest.raises(TokenizerError, match=r"expected an answer within 0.3 s, got none"):
+        tokenizer = find(server.addresses[0], timeout_s=1.5)
+        with pytest.raises(TokenizerError, match=r"expected an answer within 1.5 s, got none"):
             tokenizer.encode("a")
         assert tokenizer.statistics().counts["too_late"] == 1
         assert tokenizer.encode_chat(CHAT).token_ids.size  # others are answered

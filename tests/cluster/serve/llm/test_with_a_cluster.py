@@ -13,6 +13,7 @@ from kvatlas.cluster.client import Client
 from kvatlas.cluster.config.actors_config import ShardsConfig
 from kvatlas.cluster.config.cluster_config import ClusterConfig
 from kvatlas.cluster.serve.llm.options import RouterOptions
+from kvatlas.ingest.discovery.config import DiscoveryConfig, DiscoveryLimits
 from tests.cluster.serve.llm.ray_parts import (
     OTHER,
     PROMPT,
@@ -37,7 +38,11 @@ CLUSTER = "of-serve-llm"
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    config = ClusterConfig(name=CLUSTER, shards=ShardsConfig(count=1, table_bytes_max=64 << 20))
+    config = ClusterConfig(
+        name=CLUSTER,
+        discovery=DiscoveryConfig(limits=DiscoveryLimits(grace_s=1.0)),
+        shards=ShardsConfig(count=1, table_bytes_max=64 << 20),
+    )
     with launch.start(config) as client:
         yield client
     launch.down(CLUSTER)

@@ -64,8 +64,8 @@ def test_what_the_replica_has_computed_is_no_longer_to_be_prefilled(rig: Rig) ->
     assert rig.prefill_tokens() == len(PROMPT)
     assert rig.watch.statistics().watched == 1
     rig.servers[pod].serve(PROMPT)
-    wait_until(lambda: rig.watch.statistics().seen == 1, 10, rig.watch.statistics)
-    wait_until(lambda: rig.prefill_tokens() == 0, 10, rig.prefill_tokens)
+    wait_until(lambda: rig.watch.statistics().seen == 1, 60, rig.watch.statistics)
+    wait_until(lambda: rig.prefill_tokens() == 0, 60, rig.prefill_tokens)
     assert rig.chooser.completed("r")
 
 
@@ -75,7 +75,7 @@ def test_the_same_prompt_at_another_replica_does_not_count(rig: Rig) -> None:
     rig.servers[other].serve(PROMPT)
     rig.begin("later", list(range(2000, 2064)))
     rig.servers[rig.chooser.receipt("later").pod or ""].serve(range(2000, 2064))
-    wait_until(lambda: rig.watch.statistics().seen == 1, 10, rig.watch.statistics)
+    wait_until(lambda: rig.watch.statistics().seen == 1, 60, rig.watch.statistics)
     assert rig.watch.statistics().watched == 1
     assert rig.prefill_tokens() > 0
 
@@ -90,7 +90,7 @@ def test_a_call_that_ends_is_looked_for_no_more(rig: Rig) -> None:
 
 def test_a_prompt_without_a_whole_block_is_not_waited_for(rig: Rig) -> None:
     rig.begin("short", [1, 2, 3])
-    wait_until(lambda: rig.watch.statistics().unseen == 1, 10, rig.watch.statistics)
+    wait_until(lambda: rig.watch.statistics().unseen == 1, 60, rig.watch.statistics)
     assert rig.watch.statistics().watched == 0
 
 
@@ -112,14 +112,14 @@ def test_calls_that_end_at_once_take_no_room_for_long(rig: Rig) -> None:
         rig.begin(next(names))
         return rig.watch.statistics().watched == 1
 
-    wait_until(is_watched, 10, rig.watch.statistics)
+    wait_until(is_watched, 60, rig.watch.statistics)
 
 
 def test_a_call_that_comes_after_a_pause_wakes_it(rig: Rig) -> None:
     for name in ("first", "second"):
         pod = rig.begin(name)
         rig.servers[pod].serve(PROMPT)
-        wait_until(lambda: rig.watch.statistics().watched == 0, 10, rig.watch.statistics)
+        wait_until(lambda: rig.watch.statistics().watched == 0, 60, rig.watch.statistics)
     assert rig.watch.statistics().seen == 2
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.index.remote.compact.records import ADD, blocks_of, chain, open_index, told
 from tests.servers.redis_server import RedisServer
 
 LOSSY = 2
 
 
+@pytest.mark.slow
 def test_blocks_beyond_the_bound_go_segment_by_segment_oldest_first(redis_server: RedisServer) -> None:
     index = open_index(redis_server.url, blocks_max=2048)
     chains = [chain(256, seed) for seed in range(20)]

@@ -52,6 +52,7 @@ def _of_table(table: Table, keys: Keys) -> list[dict[int, int]]:
     return [dict(holders) for holders in table.lookup(keys)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "buckets"), [(1, 1), (2, 5), (3, 1), (4, 5)])
 def test_random_batches_leave_what_they_leave_in_a_table(
     any_server: RedisServer, seed: int, buckets: int

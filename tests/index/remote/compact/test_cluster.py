@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from kvatlas.index._native import Table
 from tests.index.remote.compact.records import ADD, REMOVE, blocks_of, chain, cleared, held, open_index, told
 from tests.servers.redis_cluster import RedisCluster
 
 
+@pytest.mark.slow
 def test_an_index_lies_on_all_nodes_and_answers_as_a_table(any_cluster: RedisCluster) -> None:
     index, table = open_index(any_cluster.url), Table()
     rng = random.Random(7)

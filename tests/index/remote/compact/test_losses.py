@@ -116,6 +116,7 @@ def test_a_call_whose_answer_was_lost_is_told_again(redis_server: RedisServer) -
     assert blocks_of(index, keys, 1) == 9_000
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_again_empty_is_noticed(redis_server: RedisServer) -> None:
     index = open_index(redis_server.url)
     index.apply([told(ADD, 1, KEYS)])

@@ -163,6 +163,7 @@ def test_replica_that_takes_over_is_followed(redis_cluster: RedisCluster) -> Non
         assert f"127.0.0.1:{replica.port}" in connection.nodes()
 
 
+@pytest.mark.slow
 def test_node_that_is_down_takes_only_its_own_keys_with_it(redis_cluster: RedisCluster) -> None:
     gone = redis_cluster.nodes[2]
     for node in redis_cluster.nodes:
@@ -179,6 +180,7 @@ def test_node_that_is_down_takes_only_its_own_keys_with_it(redis_cluster: RedisC
         assert connection.run([command("GET", key) for key in reversed(theirs)]) == theirs[::-1]
 
 
+@pytest.mark.slow
 def test_first_node_of_the_url_may_be_down(redis_cluster: RedisCluster) -> None:
     first, second, third = (node.port for node in redis_cluster.nodes)
     redis_cluster.nodes[0].kill()
@@ -187,6 +189,7 @@ def test_first_node_of_the_url_may_be_down(redis_cluster: RedisCluster) -> None:
         assert f"127.0.0.1:{third}" in connection.nodes()
 
 
+@pytest.mark.slow
 def test_cluster_and_single_server_that_are_mixed_up_say_so(
     redis_server: RedisServer, redis_cluster: RedisCluster
 ) -> None:

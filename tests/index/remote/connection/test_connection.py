@@ -60,6 +60,7 @@ def test_nothing_asked_is_nothing_answered(redis_server: RedisServer) -> None:
         assert not connection.status().is_up  # nobody was asked
 
 
+@pytest.mark.slow
 def test_a_script_is_loaded_where_it_is_missing_and_again_after_a_restart(any_server: RedisServer) -> None:
     with connect(any_server) as connection:
         script = connection.script(ECHO)
@@ -109,6 +110,7 @@ def test_unix_socket_with_a_user_and_a_database(start_server: ServerFactory, kin
         assert "db3:keys=1" in server.log() or server.command("INFO", "keyspace")["db3"]["keys"] == 1
 
 
+@pytest.mark.slow
 def test_connections_are_used_again_and_threads_share_as_many_as_they_need(redis_server: RedisServer) -> None:
     with connect(redis_server, connections_max=4) as connection, ThreadPoolExecutor(16) as threads:
 

@@ -112,6 +112,7 @@ def test_user_without_the_right_is_refused(start_server: ServerFactory) -> None:
         assert caught.value.reason == "refused"
 
 
+@pytest.mark.slow
 def test_restarted_server_is_found_again_without_an_error(any_server: RedisServer) -> None:
     with connect(any_server) as connection:
         for _ in range(3):

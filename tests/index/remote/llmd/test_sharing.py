@@ -99,6 +99,7 @@ def test_clearing_a_lane_takes_its_pod_s_entries_however_they_were_written(
         assert client.keys() == []
 
 
+@pytest.mark.slow
 def test_random_changes_of_both_sides_are_read_alike(opens: Opens, peer: LlmdPeer) -> None:
     """Ours writes pods 0 to 3, llm-d pods 4 to 7; both read all."""
     rnd = random.Random(8)

@@ -92,6 +92,7 @@ def test_depth_beyond_what_python_can_follow_is_refused_too() -> None:
         PlainValues(1_000_000).take(value, "$")
 
 
+@pytest.mark.slow
 def test_a_small_value_that_unfolds_without_end_is_refused() -> None:
     value: Any = [1]
     for _ in range(60):

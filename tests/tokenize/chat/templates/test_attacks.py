@@ -18,13 +18,14 @@ LIMITS = TokenizeLimits(text_bytes_max=4 << 20, render_s_max=0.2)
 PEAK_MB_MAX = 500
 """Above what Python and jinja take: 256 MB of small values, 16 MB of large ones, and what holds them."""
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 def render(source: str) -> str:
     return ChatTemplate(source, name="hostile", limits=LIMITS).render(deepcopy(attacks.VARIABLES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", sorted(attacks.TIME))
 def test_a_template_that_takes_too_long_is_stopped(what: str) -> None:
     with pytest.raises(TemplateError, match="stopped: "):
@@ -47,6 +48,7 @@ def test_a_template_does_not_get_at_what_is_not_its_own(what: str) -> None:
     assert before == attacks.VARIABLES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", sorted(attacks.SOURCE))
 def test_a_source_made_to_overwhelm_the_compiler_is_refused(what: str) -> None:
     with pytest.raises(TemplateError):

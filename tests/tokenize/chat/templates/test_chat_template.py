@@ -104,6 +104,7 @@ def test_the_time_is_bounded() -> None:
     assert message_of(source, render_s_max=0.05).endswith("stopped: it took too long (limits.render_s_max)")
 
 
+@pytest.mark.slow
 def test_a_text_may_be_built_by_appending_to_it_any_number_of_times() -> None:
     """20 000 appends copy 4 GB in all, of which one text is alive at a time."""
     source = (

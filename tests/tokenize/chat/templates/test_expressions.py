@@ -195,6 +195,7 @@ def test_statements_give_what_transformers_environment_gives(source: str) -> Non
     assert ours(source) == reference_render(source, VALUES)
 
 
+@pytest.mark.slow
 def test_the_values_are_not_changed() -> None:
     before = repr(VALUES)
     for expression in SINGLE:
@@ -202,6 +203,7 @@ def test_the_values_are_not_changed() -> None:
     assert repr(VALUES) == before
 
 
+@pytest.mark.slow
 def test_expressions_that_work_are_in_the_majority() -> None:
     """The list above would prove little if most of it failed on both sides."""
     working = [text for text in SINGLE if reference_render("{{ " + text + " }}", VALUES) is not None]

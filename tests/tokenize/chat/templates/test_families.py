@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from kvatlas.index.errors import TemplateError
 from kvatlas.tokenize.chat.templates.chat_template import ChatTemplate
 from kvatlas.tokenize.config import TokenizeLimits
+from tests.profiles import examples
 from tests.tokenize.chat.templates.families import FAMILIES, FORMATS
 from tests.tokenize.chat.templates.reference import NOON, REFERENCE
 
@@ -116,14 +118,17 @@ class Pair:
         return True
 
 
-PAIRS = {name: Pair(source) for name, source in FAMILIES.items()}
+@functools.cache
+def pair(family: str) -> Pair:
+    return Pair(FAMILIES[family])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(chat=chats)
 def test_a_family_gives_the_text_of_transformers_environment(family: str, chat: dict[str, Any]) -> None:
-    PAIRS[family].check(chat)
+    pair(family).check(chat)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -145,24 +150,23 @@ def test_a_family_renders_an_ordinary_chat_with_tools(family: str) -> None:
         "bos_token": "<bos>",
         "eos_token": "<eos>",
     }
-    assert PAIRS[family].check(chat)
+    assert pair(family).check(chat)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_content_format_of_a_family_is_found(family: str) -> None:
-    assert PAIRS[family].ours.content_format == FORMATS[family]
+    assert pair(family).ours.content_format == FORMATS[family]
 
 
 @pytest.mark.skipif(SHARED is None, reason="KVATLAS_SHARED is not set")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(chat=chats)
 def test_qwen3s_own_template_gives_the_text_of_transformers_environment(chat: dict[str, Any]) -> None:
     qwen3_pair().check(chat)
 
 
+@functools.cache
 def qwen3_pair() -> Pair:
-    if "qwen3" not in PAIRS:
-        assert SHARED is not None
-        file = Path(SHARED) / "tokenizers" / "qwen3" / "tokenizer_config.json"
-        PAIRS["qwen3"] = Pair(json.loads(file.read_text())["chat_template"])
-    return PAIRS["qwen3"]
+    assert SHARED is not None
+    file = Path(SHARED) / "tokenizers" / "qwen3" / "tokenizer_config.json"
+    return Pair(json.loads(file.read_text())["chat_template"])
