@@ -13,7 +13,6 @@ import msgspec
 import ray
 from ray.exceptions import RayError
 
-from kvatlas.actors.directory.actor import DirectoryActor
 from kvatlas.actors.directory.ray_yard import RayKeeper, actors_of, resource_options
 from kvatlas.actors.directory.settings import DirectorySettings
 from kvatlas.actors.orders import NAMESPACE, encode
@@ -131,6 +130,7 @@ def down(name: str = "default", *, address: str | None = None) -> None:
         # One that does not answer is ended all the same.
         with contextlib.suppress(ClusterError):
             calls.call("prepare_down")
+            _have_them_report(name)
             _wait(lambda: not _reporting(name), _END_S_MAX, "expected all to end")
         with contextlib.suppress(ClusterError):
             ray.kill(calls.handle(), no_restart=True)
@@ -154,6 +154,13 @@ def _reporting(name: str) -> list[str]:
     return [actor for actor in actors_of(name) if "/shard/" in actor or "/subscriber/" in actor]
 
 
+def _have_them_report(name: str) -> None:
+    """Now, not when it is time; who cannot be asked learns it then, or is killed."""
+    for actor in _reporting(name):
+        with contextlib.suppress(ValueError, RayError, AttributeError):  # gone, or of an earlier release
+            ray.get_actor(actor, namespace=NAMESPACE).report_now.remote()
+
+
 def end_actors(name: str) -> None:
     """End all actors of a cluster but its directory, and wait until their names are free."""
     for actor in actors_of(name):
@@ -165,6 +172,8 @@ def end_actors(name: str) -> None:
 
 def _begin(config: ClusterConfig) -> None:
     """Make the directory, which makes the others."""
+    from kvatlas.actors.directory.actor import DirectoryActor  # who only connects needs it not
+
     # What another cluster of this name left behind would not know the new keys.
     end_actors(config.name)
     settings: DirectorySettings = directory_settings(config, secrets.token_hex(8))

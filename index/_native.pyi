@@ -485,10 +485,11 @@ def remote_lanes_of(
 
 def remote_pack(
     delta: bytes | bytearray | memoryview, phys_of: dict[int, int], n_buckets: int, space: str
-) -> list[tuple[int, list[bytes], bytes, int]]:
-    """Delta records as calls of the script: bucket, names of its segments, records, keys.
+) -> list[tuple[int, int, bytes, bytes, int]]:
+    """Delta records as calls of the script: bucket, count and names of its segments, records, count of keys.
 
-    Records of lanes that `phys_of` lacks are left out. Raises InputError when malformed.
+    The names are packed arguments of a command. Records of lanes that `phys_of` lacks are left out. Raises
+    InputError when malformed.
     """
 
 def remote_questions(
@@ -519,6 +520,20 @@ def remote_page(
 
     Raises DecodeError for bytes that are no page.
     """
+
+# llm-d's format: what is told. Source: docs/llmd_format.md, native/llmd_batch.hpp.
+
+def llmd_lanes_of(
+    delta: bytes | bytearray | memoryview,
+) -> list[tuple[int, bool, int, list[tuple[int, int, npt.NDArray[np.uint64]]]]]:
+    """Of each lane: whether it is emptied first, keys told in all, and what is then added (1) or removed (2):
+    op, tier bits, keys [n].
+
+    Raises InputError when malformed.
+    """
+
+def llmd_arguments(keys: npt.NDArray[np.uint64]) -> bytes:
+    """Keys in decimal, as packed arguments of a command."""
 
 # Snapshots. Source: native/section.hpp has the format of content records, docs/dump_format.md describes it.
 

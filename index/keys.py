@@ -23,6 +23,9 @@ Feature = tuple[str, int, int]
 TokenIds = Sequence[int] | npt.NDArray[Any] | bytes | bytearray | memoryview
 """Token ids: integers, a one-dimensional integer array, or bytes of little-endian uint32."""
 
+BLOCK_SIZE_MAX = 4096
+"""Tokens."""
+
 
 @functools.lru_cache(maxsize=1024)
 def keyspace(model: str, block_size: int, algorithm: Algorithm = "fold64", hash_seed: str = "") -> Keyspace:
@@ -33,7 +36,10 @@ def keyspace(model: str, block_size: int, algorithm: Algorithm = "fold64", hash_
     algorithms = get_args(Algorithm)
     _check("algorithm", algorithm, algorithm in algorithms, f"one of {', '.join(algorithms)}")
     _check(
-        "block_size", block_size, type(block_size) is int and 1 <= block_size <= 4096, "an int from 1 to 4096"
+        "block_size",
+        block_size,
+        type(block_size) is int and 1 <= block_size <= BLOCK_SIZE_MAX,
+        f"an int from 1 to {BLOCK_SIZE_MAX}",
     )
     _check("model", model, isinstance(model, str), "a str")
     _check("hash_seed", hash_seed, isinstance(hash_seed, str), "a str")

@@ -18,12 +18,11 @@ from kvatlas.index._native import (
     Snapshot,
     Source,
     Table,
-    lanes_of,
     load_content,
     route,
     snapshot,
 )
-from kvatlas.index.deltas import clear_lanes
+from kvatlas.index.deltas import clear_lanes, require_lanes
 from kvatlas.index.errors import InputError
 
 Strategy = Literal["reusable", "longest_prefix"]
@@ -103,11 +102,7 @@ class ShardedIndex:
         In each table they change at once for who looks. Raises InputError, and changes nothing, for a
         malformed delta or one that names other lanes.
         """
-        strangers = set(lanes_of(delta)).difference(lanes)
-        if strangers:
-            raise InputError(
-                f"delta: expected records of the lanes to be replaced, got lane {min(strangers)}"
-            )
+        require_lanes(delta, lanes)
         for table, part in zip(self.tables, route(delta, len(self.tables)), strict=True):
             table.replace(lanes, part)
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from kvatlas.ingest.atlas_llmd import LlmdHome
-    from kvatlas.ingest.atlas_remote import IndexStatus, RemoteHome
+    from kvatlas.ingest.atlas_remote import RemoteHome
+    from kvatlas.ingest.server_home import IndexStatus
 
 
 class Atlas:

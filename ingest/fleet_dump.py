@@ -31,16 +31,15 @@ def dump_fleet(
     *,
     algorithm: Algorithm,
     hash_seed: str,
-    name: str = "",
 ) -> DumpTotals:
     """Write what `index` holds of the fleet; writers wait only where the fleet changes again and again.
 
-    `name`: of the atlas, for people. Raises DumpError where nothing can be written.
+    Raises DumpError where nothing can be written.
     """
     created_s = time.time()
     part, sections = _one_moment(mirror, index)
     spaces = keyspaces_of([part], algorithm, hash_seed)
-    meta = DumpMeta(created_s=created_s, cluster=name, keyspaces=spaces, parts=(part,))
+    meta = DumpMeta(created_s=created_s, keyspaces=spaces, parts=(part,))
     return write_dump(to, meta, sections)
 
 

@@ -14,7 +14,7 @@ from kvatlas.ingest.early_files import in_storage, names_a_group, tell_early
 from kvatlas.ingest.feed import Feed, FeedNames
 from kvatlas.ingest.fleet_state import FleetState
 from kvatlas.ingest.wire.decoding import decode_batch
-from kvatlas.ingest.wire.topic import parse_topic
+from kvatlas.ingest.wire.topic import is_text, parse_topic
 from kvatlas.ingest.worker_state import WorkerState
 
 
@@ -41,7 +41,8 @@ class Intake:
     def name(self, topic: bytes, names: FeedNames) -> tuple[str, str]:
         """Pod and model of a topic: its own words, else its feed's names, else the configuration's.
 
-        Of a feed whose names override, the other way round.
+        Of a feed whose names override, the other way round. Raises InputError where a name is missing, or
+        is no text: others are told of it, and nobody could be told of its neighbours.
         """
         config = self._config
         topics = parse_topic(topic)
@@ -55,6 +56,8 @@ class Intake:
             raise InputError(
                 f"topic {topic!r}: expected kv@<pod>@<model>, or the {missing} in the configuration"
             )
+        if not (is_text(pod) and is_text(model)):
+            raise InputError(f"topic {topic!r}: expected names that are UTF-8")
         return pod, model
 
     def worker(self, feed: Feed, pod: str, model: str, rank: int) -> WorkerState:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,14 +17,15 @@ from kvatlas.index.remote.connection.commands import Command
 from kvatlas.index.remote.connection.connection import RemoteConnection
 from kvatlas.index.remote.connection.failures import raise_first
 from kvatlas.index.remote.fleet.settings import SharingSettings
-from kvatlas.index.remote.llmd.lane_names import LaneNames, pod_identifier
+from kvatlas.index.remote.llmd.lane_names import LaneName, pod_identifier
 from kvatlas.index.remote.llmd.llmd_index import LlmdIndex
+from kvatlas.ingest.back_off import BackOff
 from kvatlas.ingest.fleet_mirror import Content, FleetMirror
 from kvatlas.ingest.llmd_engine_keys import EngineKeyTelling
 from kvatlas.ingest.remote_work import RemoteWork
-from kvatlas.ingest.remote_writer import RemoteWriterStatus
+from kvatlas.ingest.step_thread import StepThread
+from kvatlas.ingest.writer_status import RemoteWriterStatus
 
-_RETRY_S_MIN = 0.05
 _LOOK_S = 1.0
 _log = logging.getLogger(__name__)
 
@@ -44,8 +44,6 @@ class LlmdWriter:
         engine_keys: EngineKeyTelling | None = None,
     ) -> None:
         """`engine_keys`: None where nobody wants to know them."""
-        self.failure: BaseException | None = None
-        """What ended the thread."""
         self._mirror = mirror
         self._index = index
         self._connection = connection
@@ -60,13 +58,13 @@ class LlmdWriter:
         self._is_idle = False
         self._lost = mirror.lost
         self._named_version = -1
-        self._retry_at_s = self._looked_s = 0.0
-        self._failures = 0
-        self._down_since_s: float | None = None
+        self._looked_s = 0.0
+        self._back_off = BackOff(settings.retry_s_max, clock_s)
         self._says = ""
         self._counts: Counter[str] = Counter()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kvatlas-llmd-writer", daemon=True)
+        self._thread = StepThread(
+            "kvatlas-llmd-writer", self.step, mirror.changed, gather_s=settings.gather_s
+        )
 
     def start(self) -> LlmdWriter:
         self._thread.start()
@@ -74,14 +72,11 @@ class LlmdWriter:
 
     def stop(self) -> None:
         """Write no more, and take what was written away, where the server is reached. Twice is fine."""
-        if self._stopping.is_set():
+        if self._thread.is_stopping:
             return
-        self._stopping.set()
-        self._mirror.changed.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.stop()
         try:
-            self._index.remove_lanes(self._lanes())
+            self._index.remove_lanes(self._index.names.lanes())
             self._connection.run([Command(self._mark, ("DEL", self._mark))])
         except RemoteIndexError as error:
             _log.warning("what this writer has told stays in the index server: %s", error)
@@ -91,14 +86,19 @@ class LlmdWriter:
         """All that the mirrors hold is there."""
         return self._is_loaded and self._is_idle and not self._mirror.changed.is_set()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the thread."""
+        return self._thread.failure
+
     def status(self) -> RemoteWriterStatus:
-        since_s, keys = self._down_since_s, self._engine_keys
+        keys = self._engine_keys
         told = {} if keys is None else {"engine_keys_wrong_type": keys.wrong_type}
         return RemoteWriterStatus(
             phase="fed" if self._is_loaded else "loading",
             session=0,
-            is_reached=since_s is None,
-            down_s=0.0 if since_s is None else max(0.0, self._clock_s() - since_s),
+            is_reached=not self._back_off.is_down,
+            down_s=self._back_off.down_s,
             says=self._says,
             waiting_bytes=self._work.bytes,
             counts={**self._counts, **told},
@@ -108,30 +108,23 @@ class LlmdWriter:
         """Do all that is due; returns after how many seconds something may be due again."""
         self._is_idle = False
         self._mirror.changed.clear()
-        now_s = self._clock_s()
-        if now_s < self._retry_at_s:
-            return self._retry_at_s - now_s
+        if (wait_s := self._back_off.wait_s) > 0:
+            return wait_s
         try:
-            self._look(now_s)
+            self._look()
             is_more = self._advance()
         except RemoteIndexError as error:
-            return self._failed(error, now_s)
-        self._failures, self._down_since_s, self._says = 0, None, ""
+            self._counts["failures"] += 1
+            self._says = str(error)
+            return self._back_off.failed()
+        self._back_off.succeeded()
+        self._says = ""
         self._is_idle = not is_more
         return 0.0 if is_more else _LOOK_S
 
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                pause_s = self.step()
-                self._stopping.wait(self._settings.gather_s)
-                self._mirror.changed.wait(max(0.0, pause_s - self._settings.gather_s))
-        except BaseException as error:  # for the atlas: in a thread it would only be printed
-            _log.exception("the thread that writes into the index server has ended")
-            self.failure = error
-
-    def _look(self, now_s: float) -> None:
+    def _look(self) -> None:
         """Whether the server still has what it was told."""
+        now_s = self._clock_s()
         if self._is_loaded and now_s < self._looked_s + _LOOK_S:
             return
         (mark,) = self._connection.run_or_raise([Command(self._mark, ("GET", self._mark))])
@@ -179,42 +172,38 @@ class LlmdWriter:
         self._contents, self._is_loaded = None, True
         self._counts["loads"] += 1
 
-    def _failed(self, error: RemoteIndexError, now_s: float) -> float:
-        self._counts["failures"] += 1
-        self._says = str(error)
-        self._down_since_s = self._down_since_s or now_s
-        pause_s = min(self._settings.retry_s_max, _RETRY_S_MIN * 2.0 ** min(self._failures, 16))
-        self._failures += 1
-        self._retry_at_s = self._clock_s() + pause_s
-        return pause_s
-
     # Names of lanes.
 
     def _name(self) -> None:
-        """After taking: every lane that a record names has come into the fleet before."""
-        version = self._mirror.part_version
+        """After taking: every lane that a record names has come into the fleet before.
+
+        A pod that comes back has another lane, and a lane rests and is another pod's then. What was
+        written under the name of before goes first: the record that clears it may come too late for that.
+        """
+        version, names = self._mirror.part_version, self._index.names
         if version == self._named_version:
             return
-        names = self._index.names
+        wanted = self._wanted_names()
+        moved = names.in_the_way(wanted)
+        if moved:
+            self._index.remove_lanes(moved)
+        for lane in moved:
+            names.drop(lane)
+            names.leave_out(lane)
+        for lane, name in wanted.items():
+            if name is None:
+                names.leave_out(lane)
+            else:
+                names.put(lane, name.pod, name.group)
+        self._named_version = version
+
+    def _wanted_names(self) -> dict[int, LaneName | None]:
+        """What the fleet's lanes are to be called; None: llm-d has no stores."""
+        wanted: dict[int, LaneName | None] = {}
         with self._mirror.lock:
             for worker in self._mirror.fleet.workers():
                 for number, group in worker.groups.items():
-                    _put(names, group.lane, pod_identifier(worker.pod, worker.rank), number or None)
+                    wanted[group.lane] = LaneName(pod_identifier(worker.pod, worker.rank), number or None)
             for model in self._mirror.fleet.models.values():
-                for store in model.stores.values():
-                    names.leave_out(store.lane)
-        self._named_version = version
-
-    def _lanes(self) -> list[int]:
-        with self._mirror.lock:
-            workers = list(self._mirror.fleet.workers())
-            return [group.lane for worker in workers for group in worker.groups.values()]
-
-
-def _put(names: LaneNames, lane: int, pod: str, group: int | None) -> None:
-    """A lane is used again a minute after it was given back: its name is another's then."""
-    try:
-        names.put(lane, pod, group)
-    except ValueError:
-        names.drop(lane)
-        names.put(lane, pod, group)
+                wanted.update((store.lane, None) for store in model.stores.values())
+        return wanted

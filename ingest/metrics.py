@@ -14,7 +14,7 @@ from kvatlas.ingest.atlas_statistics import AtlasStatistics, WorkerStatistics
 from kvatlas.ingest.stream.truth import STATES
 
 if TYPE_CHECKING:
-    from kvatlas.ingest.atlas_remote import IndexStatus
+    from kvatlas.ingest.server_home import IndexStatus
 
 _WORKER = ("model", "pod", "rank")
 

@@ -98,10 +98,6 @@ class GatheringOutlet:
         """Times that what waited was dropped."""
         return self._log.lost
 
-    @property
-    def gathered_bytes(self) -> int:
-        return len(self._log)
-
     def take(self) -> list[bytes]:
         """What has been gathered since the last call, in pieces of whole records."""
         return list(iter(self._log.take, b""))

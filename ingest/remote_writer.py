@@ -18,14 +18,11 @@ lanes that nobody has used, so that old and new content never mix.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Protocol
-
-import msgspec
 
 from kvatlas.index._native import lanes_of
 from kvatlas.index.errors import ConfigError, RemoteIndexError
@@ -35,11 +32,13 @@ from kvatlas.index.remote.fleet.session_part import SessionPart
 from kvatlas.index.remote.fleet.settings import SharingSettings
 from kvatlas.index.remote.resync import ResyncNeeded, SessionOver
 from kvatlas.index.view import FleetPart
+from kvatlas.ingest.back_off import BackOff
 from kvatlas.ingest.fleet_mirror import Content, FleetMirror
 from kvatlas.ingest.remote_telling import no_better_than
 from kvatlas.ingest.remote_work import RemoteWork
+from kvatlas.ingest.step_thread import StepThread
+from kvatlas.ingest.writer_status import RemoteWriterStatus
 
-_RETRY_S_MIN = 0.05
 _FULL_RETRY_S_MAX = 300.0
 _TEND_S = 1.0
 _STEP_S_MAX = 0.1
@@ -56,7 +55,7 @@ class WritableIndex(Protocol):
     def begin(self, session: int) -> None: ...
     def apply(self, deltas: Sequence[bytes]) -> None: ...
     def remove_lanes(self, lanes: Sequence[int]) -> None: ...
-    def tend(self, now_s: float) -> None: ...
+    def tend(self) -> None: ...
 
 
 class Phase(Enum):
@@ -66,25 +65,6 @@ class Phase(Enum):
     FED = "fed"
     SHORT = "short"
     """The server's memory is full."""
-
-
-class RemoteWriterStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the index server is behind the mirrors."""
-
-    phase: str
-    """apart, loading, fed, short."""
-    session: int
-    """0: none."""
-    is_reached: bool
-    down_s: float
-    """Since when the server is not reached; 0: it is."""
-    says: str
-    """What it was last not reached for, or why it is short."""
-    waiting_bytes: int
-    """Taken from the mirrors, and not written yet."""
-    counts: dict[str, int]
-    """batches, batch_bytes, sessions, loads, resyncs, sessions_over, lost (gathered changes that were
-    dropped), full, failures, buried (sessions of others that were ended), parts."""
 
 
 class RemoteWriter:
@@ -108,8 +88,6 @@ class RemoteWriter:
     ) -> None:
         """`name`: for people. `agree`: called before a session begins; raises where others key otherwise.
         `told`: called when readers can see something new of the workers."""
-        self.failure: BaseException | None = None
-        """What ended the thread."""
         self.session: Session | None = None
         self.phase = Phase.APART
         self._mirror = mirror
@@ -129,14 +107,14 @@ class RemoteWriter:
         self._expired: tuple[int, ...] = ()
         self._is_unsound = False
         self._is_idle = False
-        self._retry_at_s = self._full_until_s = self._tended_s = 0.0
+        self._full_until_s = self._tended_s = 0.0
         self._full_retry_s = self._settings.full_retry_s
-        self._failures = 0
-        self._down_since_s: float | None = None
+        self._back_off = BackOff(self._settings.retry_s_max, clock_s)
         self._says = ""
         self._counts: Counter[str] = Counter()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kvatlas-remote-writer", daemon=True)
+        self._thread = StepThread(
+            "kvatlas-remote-writer", self.step, mirror.changed, gather_s=self._settings.gather_s
+        )
 
     # From any thread.
 
@@ -146,10 +124,7 @@ class RemoteWriter:
 
     def stop(self) -> None:
         """Write no more, end the session and empty its lanes, where the server is reached. Twice is fine."""
-        self._stopping.set()
-        self._mirror.changed.set()
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        self._thread.stop()
         session, self.session = self.session, None
         if session is not None:
             try:
@@ -159,13 +134,18 @@ class RemoteWriter:
             except RemoteIndexError as error:
                 _log.warning("session %d ends by its lease: %s", session.number, error)
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the thread."""
+        return self._thread.failure
+
     def status(self) -> RemoteWriterStatus:
-        session, since_s = self.session, self._down_since_s
+        session = self.session
         return RemoteWriterStatus(
             phase=self.phase.value,
             session=session.number if session is not None else 0,
-            is_reached=since_s is None,
-            down_s=0.0 if since_s is None else max(0.0, self._clock_s() - since_s),
+            is_reached=not self._back_off.is_down,
+            down_s=self._back_off.down_s,
             says=self._says,
             waiting_bytes=self._work.bytes,
             counts=dict(self._counts),
@@ -183,9 +163,8 @@ class RemoteWriter:
         """Do all that is due; returns after how many seconds something may be due again."""
         self._is_idle = False  # before: what is told from here on is not forgotten
         self._mirror.changed.clear()
-        now_s = self._clock_s()
-        if now_s < self._retry_at_s:
-            return self._retry_at_s - now_s
+        if (wait_s := self._back_off.wait_s) > 0:
+            return wait_s
         try:
             return self._advance()
         except SessionOver as error:
@@ -197,21 +176,13 @@ class RemoteWriter:
             self._counts["resyncs"] += 1
             self._says = str(error)
             self._reload(is_fresh=True)
-            return self._pause(now_s)
+            return self._back_off.pause()
         except (RemoteIndexError, ConfigError) as error:
+            self._says = str(error)
             if getattr(error, "reason", "") == "full":
-                return self._became_full(error)
-            return self._pause(now_s, error)
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                pause_s = self.step()
-                self._stopping.wait(self._settings.gather_s)
-                self._mirror.changed.wait(max(0.0, pause_s - self._settings.gather_s))
-        except BaseException as error:  # for the atlas: in a thread it would only be printed
-            _log.exception("the thread that writes into the index server has ended")
-            self.failure = error
+                return self._became_full()
+            self._counts["failures"] += 1
+            return self._back_off.failed()
 
     def _advance(self) -> float:
         session = self.session or self._begin()
@@ -229,7 +200,7 @@ class RemoteWriter:
             if not is_more or self._clock_s() >= until_s:
                 break
         self._tend()
-        self._failures, self._down_since_s = 0, None
+        self._back_off.succeeded()
         self._is_idle = not (is_more or self._work)
         if self.phase is Phase.FED:
             self._says = ""
@@ -332,7 +303,7 @@ class RemoteWriter:
             self._counts["buried"] += self._board.end(session)
         self._expired = ()
         self._bury()
-        self._index.tend(now_s)
+        self._index.tend()
 
     def _bury(self) -> None:
         """Empty the lanes of a session that is over, and give its numbers back."""
@@ -342,33 +313,17 @@ class RemoteWriter:
             self._index.remove_lanes(lanes)
             self._board.free(session, self._settings.lane_rest_s)
 
-    # What goes wrong.
-
-    def _pause(self, now_s: float, error: Exception | None = None) -> float:
-        """A moment until the server is asked again; each time longer."""
-        if error is not None:
-            self._counts["failures"] += 1
-            self._says = str(error)
-            if self._down_since_s is None:
-                self._down_since_s = now_s
-        pause_s = min(self._settings.retry_s_max, _RETRY_S_MIN * 2.0 ** min(self._failures, 16))
-        self._failures += 1
-        self._retry_at_s = self._clock_s() + pause_s
-        return pause_s
-
-    def _became_full(self, error: Exception) -> float:
+    def _became_full(self) -> float:
         """From now on only what takes away is written: what is there stays true, and is not all."""
-        now_s = self._clock_s()
         self._counts["full"] += 1
-        self._says = str(error)
         if self.phase is Phase.SHORT:  # not even that can be written
             self._is_unsound = True
             self._work.clear()
-            return self._pause(now_s)
+            return self._back_off.pause()
         self._is_unsound = False
         self._contents = None
         self.phase = Phase.SHORT
         self._told_version = -1
-        self._full_until_s = now_s + self._full_retry_s
+        self._full_until_s = self._clock_s() + self._full_retry_s
         self._full_retry_s = min(_FULL_RETRY_S_MAX, 2 * self._full_retry_s)
         return 0.0

@@ -5,6 +5,7 @@ A guest of a cluster shows one to all readers, an embedded atlas to its own.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from kvatlas.index.errors import InputError
 from kvatlas.index.fleet_view import degraded_worker
 from kvatlas.index.view import FleetPart, WorkerName, WorkerView, name_of
 from kvatlas.ingest.numbering import Numbers
@@ -82,24 +84,43 @@ class ShownDump:
         """Workers of the newest dump that somebody has heard."""
         self._says = ""
 
+    def reserve(self, parts: Sequence[FleetPart]) -> int:
+        """Take numbers for a dump that is loaded next, and keep them until then, or until `release`; how many
+        are missing."""
+        with self._lock:
+            before, self._dump = self._dump, self._to_be_shown(parts, 0.0)
+            try:
+                for lease in (self._lease_lanes, self._lease_workers):
+                    with contextlib.suppress(InputError):
+                        lease()
+                lanes, workers = self._named().keys(), self._dump.workers.keys()
+                return len(lanes - self._lanes.keys()) + len(workers - self._numbers.keys())
+            finally:
+                self._dump = before
+
+    def release(self) -> None:
+        """What was reserved is not needed."""
+        with self._lock:
+            self._give_back()
+
     def load(self, parts: Sequence[FleetPart], sections: Sequence[bytes], created_s: float) -> None:
         """Show this dump in the place of the one before. `created_s`: when it was taken, since 1970.
 
         Raises DumpError for content that is none, InputError when there are no numbers for so many
         workers and lanes: more may come; nothing has changed then.
         """
-        dump = _merged(parts, created_s, self._teller.name)
         with self._lock:
-            before = self._dump
-            self._dump = _without(dump, self._heard.keys())
+            before, self._dump = self._dump, self._to_be_shown(parts, created_s)
             try:
-                lanes = self._lease()
+                lanes = self._lease_lanes()
+                self._lease_workers()
                 self._teller.load(sections, lanes)
             except BaseException:
                 self._dump = before
                 self._give_back()
                 raise
-            self._given_up = len(dump.workers) - len(self._dump.workers)
+            self._given_up = len({name_of(view) for part in parts for view in part.workers})
+            self._given_up -= len(self._dump.workers)
             self._give_back()
             self._tell()
 
@@ -132,18 +153,23 @@ class ShownDump:
                 created_s=self._dump.created_s,
             )
 
+    def _to_be_shown(self, parts: Sequence[FleetPart], created_s: float) -> _Dump:
+        return _without(_merged(parts, created_s, self._teller.name), self._heard.keys())
+
     # Numbers. One owner of a name keeps its lane from dump to dump.
 
-    def _lease(self) -> dict[int, int]:
-        """Lanes and numbers for all that is shown; lanes here by lanes in the dump."""
+    def _lease_lanes(self) -> dict[int, int]:
+        """Lanes for all that is shown, by lanes in the dump."""
         named = self._named()
         for name in named:
             if name not in self._lanes:
                 self._lanes[name] = self._teller.numbers.lane()
+        return {there: self._lanes[name] for name, there in named.items()}
+
+    def _lease_workers(self) -> None:
         for worker in self._dump.workers:
             if worker not in self._numbers:
                 self._numbers[worker] = self._teller.numbers.worker()
-        return {there: self._lanes[name] for name, there in named.items()}
 
     def _give_back(self) -> None:
         """What nothing that is shown has any more."""

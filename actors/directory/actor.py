@@ -212,7 +212,6 @@ class _DirectoryActor:
         looked_s = 0.0
         has_adopted = False
         while not self._going:
-            await asyncio.sleep(self._settings.deadlines.tick_s)
             try:
                 if not has_adopted:
                     # What a directory that was lost has begun, and nobody wants now, would not be known.
@@ -226,6 +225,7 @@ class _DirectoryActor:
             except Exception:  # whatever Ray raises: the next step tries again
                 _log.exception("supervision failed, and is tried again")
                 self._service.counts["supervisions_failed"] += 1
+            await asyncio.sleep(self._settings.deadlines.tick_s)
 
 
 DirectoryActor = ray.remote(_DirectoryActor)

@@ -12,10 +12,8 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kvatlas.actors.directory.settings import ActorResources, DirectorySettings
-from kvatlas.actors.directory.supervision import ActorSpec
+from kvatlas.actors.directory.supervision import ActorSpec, Kind
 from kvatlas.actors.orders import GUEST, NAMESPACE
-from kvatlas.actors.shard.actor import ShardActor
-from kvatlas.actors.subscriber.actor import SubscriberActor
 
 _CONTROL_THREADS = 4
 _CALLS_AT_ONCE = 4096
@@ -34,31 +32,7 @@ class RayYard:
         self._settings = settings
 
     def begin(self, spec: ActorSpec) -> None:
-        from kvatlas.actors.scorer.actor import ScorerActor
-        from kvatlas.actors.tokenizer.actor import TokenizerActor
-
-        kinds: dict[str, tuple[Any, ActorResources, bytes, int]] = {
-            "shard": (ShardActor, self._settings.shard_resources, self._settings.shard, _CONTROL_THREADS),
-            "subscriber": (
-                SubscriberActor,
-                self._settings.subscriber_resources,
-                self._settings.subscriber,
-                _CONTROL_THREADS,
-            ),
-            "scorer": (
-                ScorerActor,
-                self._settings.scorer_resources,
-                self._settings.scorer,
-                self._settings.scorer_threads,
-            ),
-            "tokenizer": (
-                TokenizerActor,
-                self._settings.tokenizer_resources,
-                self._settings.tokenizer,
-                _CALLS_AT_ONCE,
-            ),
-        }
-        actor, resources, settings, threads = kinds[spec.kind]
+        actor, resources, settings, threads = self._made_of(spec.kind)
         options = {
             "name": spec.name,
             "namespace": NAMESPACE,
@@ -71,6 +45,25 @@ class RayYard:
         }
         with _logged("begin", spec.name):
             actor.options(**options).remote(self._settings.cluster, *spec.args, settings)
+
+    def _made_of(self, kind: Kind) -> tuple[Any, ActorResources, bytes, int]:
+        """Its class, resources, settings and threads. A class is imported when there is to be one of it."""
+        told = self._settings
+        if kind == "shard":
+            from kvatlas.actors.shard.actor import ShardActor
+
+            return ShardActor, told.shard_resources, told.shard, _CONTROL_THREADS
+        if kind == "subscriber":
+            from kvatlas.actors.subscriber.actor import SubscriberActor
+
+            return SubscriberActor, told.subscriber_resources, told.subscriber, _CONTROL_THREADS
+        if kind == "scorer":
+            from kvatlas.actors.scorer.actor import ScorerActor
+
+            return ScorerActor, told.scorer_resources, told.scorer, told.scorer_threads
+        from kvatlas.actors.tokenizer.actor import TokenizerActor
+
+        return TokenizerActor, told.tokenizer_resources, told.tokenizer, _CALLS_AT_ONCE
 
     def names(self) -> list[str]:
         """Of the cluster's actors that Ray knows, but the directory and guests, whom others have begun."""

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from kvatlas.actors.directory.assignments import Assignments, followed
 from kvatlas.actors.directory.board import Board
 from kvatlas.actors.directory.keeping import Counters, Keeper
-from kvatlas.actors.directory.layouts import Generation, Holder, Layouts, Shape, Slot
+from kvatlas.actors.directory.layouts import Holder, Layouts, Shape, Slot
 from kvatlas.actors.directory.lending import Lent
 from kvatlas.actors.directory.ordering import orders_of
 from kvatlas.actors.directory.placement import Placement
 from kvatlas.actors.directory.remembering import Memory, restored, secrets_of_readers
+from kvatlas.actors.directory.resharding import Resharding
 from kvatlas.actors.directory.routers import Routers
 from kvatlas.actors.directory.sessions import Session, Sessions
 from kvatlas.actors.directory.settings import DirectorySettings
@@ -73,9 +74,15 @@ class DirectoryService:
         )
         kept = self._memory.state()
         self.is_restarted = kept is not None
-        self.wanted = Shape(settings.n_shards, settings.replicas_per_node) if kept is None else kept.wanted
+        self.resharding = Resharding(
+            Shape(settings.n_shards, settings.replicas_per_node) if kept is None else kept.wanted,
+            self.placement,
+            self.counts,
+            issue_layout=lambda: self._counters.issue("layout"),
+            clock_s=clock_s,
+        )
         self.layouts = Layouts(
-            self._new_layout(self.wanted)
+            self.resharding.new_layout()
             if kept is None
             else restored(kept, self.sessions, self.lent, clock_s()),
             issue_incarnation=lambda: self._counters.issue("incarnation"),
@@ -274,13 +281,7 @@ class DirectoryService:
         A layout is built beside the one that serves, and takes its place when it is filled.
         Raises InputError for numbers out of range.
         """
-        wanted = Shape(
-            self.wanted.n_shards if shards is None else shards,
-            self.wanted.replicas_per_node if replicas_per_node is None else replicas_per_node,
-            self.wanted.off_nodes if off_nodes is None else tuple(sorted(set(off_nodes))),
-        )
-        self.placement.check(wanted, self.wanted)
-        self.wanted = wanted
+        self.resharding.want(shards, replicas_per_node, off_nodes)
         self._remember()
         self._settle()
 
@@ -289,8 +290,8 @@ class DirectoryService:
     def tick(self, nodes: Mapping[str, str]) -> None:
         """Notices who is silent, which nodes have come and gone, what is due. Several times a second."""
         self._pardon()
-        if nodes and self.placement.see(nodes):
-            self._move_slots()
+        if nodes and self.placement.see(nodes) and self.resharding.move_slots(self.layouts):
+            self._remember()
         for session in self.sessions.lose_silent():
             self.counts["sessions_lost"] += 1
             self._mark(session)
@@ -316,11 +317,12 @@ class DirectoryService:
 
     def _settle(self) -> None:
         """Whatever can be decided now is; readers are told of it."""
-        self._build()
+        self.resharding.build(self.layouts)
         building = self.layouts.building
         is_filled = building is not None and self.board.is_filled(building)
-        if self.layouts.can_commit(is_filled, self.settings.deadlines.reshard_s_max):
-            self._commit(is_filled)
+        if building is not None and self.layouts.can_commit(is_filled, self.settings.deadlines.reshard_s_max):
+            self._memory.keep_state(building, self.resharding.wanted, self.sessions, self.lent)
+            self.resharding.commit(self.layouts, is_filled=is_filled)
         for old, new in self.sessions.swap(self._has_loaded):
             self.counts["sessions_swapped"] += 1
             self._mark(new)
@@ -336,36 +338,6 @@ class DirectoryService:
         serving = self.layouts.serving
         knows_all = self.is_warm or len(serving.replicas) == len(serving.slots)
         return knows_all and self.board.has_loaded(session)
-
-    def _build(self) -> None:
-        """Begin the layout that is wanted, where it is not the one that serves or is being built."""
-        building = self.layouts.building
-        if self.wanted == self.layouts.serving.shape:
-            self.layouts.give_up()
-        elif building is None or building.shape != self.wanted:
-            self.counts["layouts_begun"] += 1
-            self.layouts.build(self._new_layout(self.wanted))
-
-    def _commit(self, is_filled: bool) -> None:
-        """The layout that was built serves from now on. Kept first: nothing in between can come back."""
-        assert self.layouts.building is not None
-        self.counts["layouts_committed"] += 1
-        self.counts["layouts_committed_unfilled"] += not is_filled
-        self._memory.keep_state(self.layouts.building, self.wanted, self.sessions, self.lent)
-        self.layouts.commit()
-
-    def _move_slots(self) -> None:
-        """Nodes have come or gone: where it matters on which they are, replicas are wanted elsewhere."""
-        moved = False
-        for one in filter(None, (self.layouts.serving, self.layouts.building)):
-            if self.placement.nodes_for(one.shape):
-                moved |= one.move(self.placement.slots(one.number, one.shape, one.slots))
-        if moved:
-            self._remember()
-
-    def _new_layout(self, shape: Shape) -> Generation:
-        number = self._counters.issue("layout")
-        return Generation(number, shape, self.placement.slots(number, shape), began_s=self._clock_s())
 
     def _mark(self, session: Session) -> None:
         """Its part, or what is said of it, is other than readers have it."""
@@ -385,7 +357,7 @@ class DirectoryService:
     # What outlives the process.
 
     def _remember(self) -> None:
-        self._memory.keep_state(self.layouts.serving, self.wanted, self.sessions, self.lent)
+        self._memory.keep_state(self.layouts.serving, self.resharding.wanted, self.sessions, self.lent)
 
     def _restore_pods(self) -> Assignments:
         assignments = Assignments(

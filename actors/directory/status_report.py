@@ -31,9 +31,9 @@ def status_of(service: DirectoryService, discovery: Discovery, supervision: Supe
         cluster=settings.cluster,
         view_version=service.version,
         directory_age_s=service.age_s,
-        desired_shards=service.wanted.n_shards,
-        desired_replicas_per_node=service.wanted.replicas_per_node,
-        off_nodes=service.wanted.off_nodes,
+        desired_shards=service.resharding.wanted.n_shards,
+        desired_replicas_per_node=service.resharding.wanted.replicas_per_node,
+        off_nodes=service.resharding.wanted.off_nodes,
         building_waits_for=_waits_for(service),
         nodes=tuple(
             NodeStatus(node_id=node, address=at) for node, at in sorted(service.placement.nodes.items())

@@ -60,6 +60,11 @@ class _ShardActor:
         return b"" if report is None else encode(report)
 
     @ray.method
+    def report_now(self) -> None:
+        """The directory has other orders for it."""
+        self._process.report_now()
+
+    @ray.method
     def process_id(self) -> int:
         """Of the operating system."""
         return os.getpid()

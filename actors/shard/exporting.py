@@ -93,6 +93,7 @@ class Exports:
             export = _Export(held, held.sections(self._keys_max), whole, self._clock_s())
             self._exports[asked.number] = export
             self._count("exports")
+        export.asked_s = self._clock_s()
         totals = messages.export_totals(export.held.entries, export.held.pairs)
         return messages.exported(asked, totals, whole=export.was_whole)
 

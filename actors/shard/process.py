@@ -98,6 +98,10 @@ class ShardProcess:
         of_link = {f"link_{name}": count for name, count in self._server.statistics().items()}
         return msgspec.structs.replace(report, counts={**report.counts, **of_link})
 
+    def report_now(self) -> None:
+        """Do not wait until it is time: there are other orders."""
+        self._wake.set()
+
     def close(self) -> None:
         """Stop, and tell readers. Twice is fine."""
         self._stopping.set()

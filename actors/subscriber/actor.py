@@ -93,6 +93,11 @@ class _SubscriberActor:
         return os.getpid()
 
     @ray.method
+    def report_now(self) -> None:
+        """The directory has other orders for it."""
+        self._attendance.report_now()
+
+    @ray.method
     def statistics(self) -> bytes:
         """msgpack of `ServiceStatistics`; empty before it has enlisted."""
         service = self._attendance.service

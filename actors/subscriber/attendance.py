@@ -119,6 +119,10 @@ class Attendance(Generic[Service]):
         self._stopping.set()
         self._news.set()
 
+    def report_now(self) -> None:
+        """Do not wait until it is time: there are other orders. Any thread may call it."""
+        self._news.set()
+
     def run(self) -> Ending:
         """Enlist, work, report; returns why it ends. The service is stopped then."""
         orders = self._enlist()

@@ -11,7 +11,6 @@ Thread safety: one thread drives it (`start`, or a test that calls `step`); othe
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -31,12 +30,11 @@ from kvatlas.actors.subscriber.settings import OutboxSettings
 from kvatlas.index.errors import KvatlasError
 from kvatlas.index.view import FleetPart
 from kvatlas.ingest.fleet_mirror import Content
+from kvatlas.ingest.step_thread import StepThread
 
 _PARTS_PER_STEP = 16
 _LOAD_S_PER_STEP = 0.005
 _IDLE_S = 1.0
-
-_log = logging.getLogger(__name__)
 
 
 class ChangeSource(Protocol):
@@ -86,8 +84,6 @@ class Outbox:
     ) -> None:
         """`part_changed` is called, by the thread that drives it, when `part_version` has risen."""
         self.session = session
-        self.failure: BaseException | None = None
-        """What ended the thread."""
         self._mirror = mirror
         self._open_link = open_link
         self._settings = settings or OutboxSettings()
@@ -104,8 +100,9 @@ class Outbox:
         self._part_version = mirror.part_version
         self._past: Counter[str] = Counter()
         self._is_over = False
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kvatlas-outbox", daemon=True)
+        self._thread = StepThread(
+            "kvatlas-outbox", self.step, mirror.changed, gather_s=self._settings.gather_s
+        )
 
     # From any thread.
 
@@ -115,10 +112,7 @@ class Outbox:
 
     def stop(self) -> None:
         """Stop sending and close the links. Twice is fine."""
-        self._stopping.set()
-        self._mirror.changed.set()
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        self._thread.stop()
         with self._lock:
             for incarnation in list(self._links):
                 self._close_link(incarnation)
@@ -143,6 +137,11 @@ class Outbox:
                     self._layouts[number] = LayoutTraffic(layout, self.session, self._settings.feed)
                 self._layouts[number].follow(layout.replicas)
         self._mirror.changed.set()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the thread."""
+        return self._thread.failure
 
     @property
     def is_over(self) -> bool:
@@ -227,16 +226,6 @@ class Outbox:
             self._part_version = self._mirror.part_version
             self._part_changed()
         return pause_s
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                pause_s = self.step()
-                self._stopping.wait(self._settings.gather_s)
-                self._mirror.changed.wait(max(0.0, pause_s - self._settings.gather_s))
-        except BaseException as error:  # for the service: in a thread it would only be printed
-            _log.exception("the outbox's thread has ended")
-            self.failure = error
 
     def _pause_s(self) -> float:
         wakes = [feed.wakes_at_s for feed in self._feeds()]

@@ -34,6 +34,13 @@ void convert(const Py_buffer& view, std::vector<uint32_t>& out) {
   }
 }
 
+template <class T>
+nb::object array_of_all(Dtype dtype, const std::vector<T>& numbers) {
+  const NewArray out = new_array(dtype, numbers.size());
+  if (!numbers.empty()) std::memcpy(out.data, numbers.data(), numbers.size() * sizeof(T));
+  return out.array;
+}
+
 }  // namespace
 
 TokenSpan::TokenSpan(nb::handle tokens) {
@@ -167,10 +174,10 @@ NewArray new_array(Dtype dtype, size_t n, size_t columns) {
   return {std::move(array), data};
 }
 
-nb::object array_of(const std::vector<uint64_t>& numbers) {
-  const NewArray out = new_array(Dtype::uint64, numbers.size());
-  if (!numbers.empty()) std::memcpy(out.data, numbers.data(), numbers.size() * sizeof(uint64_t));
-  return out.array;
-}
+nb::object array_of(const std::vector<uint32_t>& numbers) { return array_of_all(Dtype::uint32, numbers); }
+
+nb::object array_of(const std::vector<uint64_t>& numbers) { return array_of_all(Dtype::uint64, numbers); }
+
+nb::bytes bytes_of(const std::vector<uint8_t>& bytes) { return nb::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size()); }
 
 }  // namespace kvatlas

@@ -68,6 +68,8 @@ struct NewArray {
 };
 enum class Dtype : uint8_t { uint32, uint64, float32, float64 };
 NewArray new_array(Dtype dtype, size_t n, size_t columns = 0);
+nanobind::object array_of(const std::vector<uint32_t>& numbers);
 nanobind::object array_of(const std::vector<uint64_t>& numbers);
+nanobind::bytes bytes_of(const std::vector<uint8_t>& bytes);
 
 }  // namespace kvatlas

@@ -48,16 +48,18 @@ void BudgetCut::choose() {
   for (cold_from_ = kLevels; cold_from_ > 1 && bytes < costs_.bytes_to_drop;) bytes += level_bytes_[--cold_from_];
   level_bytes_ = {};
   cold_.resize(levels_.size(), false);
+  unused_.resize(levels_.size(), false);
 }
 
 void BudgetCut::mark(const Contents& live, uint32_t bucket) {
   if (levels_[bucket] == 0 || levels_[bucket] < cold_from_) return;
   cold_[bucket] = true;
+  unused_[bucket] = heat_->use_of(bucket).lookups == 0;
   dropped_set_bytes_ += live.set_units[bucket] * costs_.set_unit_bytes;
 }
 
 uint64_t BudgetCut::bytes() const {
-  return levels_.bytes() + level_bytes_.bytes() + cold_.capacity() / 8;
+  return levels_.bytes() + level_bytes_.bytes() + (cold_.capacity() + unused_.capacity()) / 8;
 }
 
 }  // namespace kvatlas

@@ -50,7 +50,9 @@ class BudgetCut {
   bool step(const Contents& live, uint64_t n_buckets);
 
   bool is_cold(uint32_t bucket) const { return !cold_.empty() && cold_[bucket]; }
-  bool is_unused(uint32_t bucket) const { return heat_->use_of(bucket).lookups == 0; }
+  // Of a cold one: nobody looked it up of late.
+  bool is_unused(uint32_t bucket) const { return unused_[bucket]; }
+  bool leaves_something() const { return !cold_.empty(); }
   double dropped_set_bytes() const { return dropped_set_bytes_; }
   uint64_t bytes() const;
 
@@ -68,7 +70,7 @@ class BudgetCut {
   Zeroed<uint16_t> levels_;         // by bucket, 0: empty
   Zeroed<double> level_bytes_;      // by level
   uint32_t cold_from_ = 0;          // this level and all above go
-  std::vector<bool> cold_;
+  std::vector<bool> cold_, unused_;  // by bucket
   double dropped_set_bytes_ = 0;
 };
 

@@ -12,6 +12,7 @@ constexpr uint64_t kHeaderBytes = 4096;
 constexpr uint64_t kLaneSlots = 65536;
 constexpr char kMagic[8] = "kvatlas";
 constexpr uint64_t kStepBytes = 1 << 20;  // files grow in these
+constexpr uint64_t kZeroedBytes = 32 << 10;  // and memory used again is zeroed in these: what is zeroed is soon written, while it is near
 
 constexpr uint64_t kHugeFromBytes = 4 << 20;
 
@@ -100,7 +101,7 @@ Generation Generation::open(const std::string& path, uint64_t incarnation, uint6
 
 void Generation::back_slots(uint64_t n) {
   if (n <= backed_slots_) return;
-  const uint64_t step = kStepBytes / sizeof(Slot);
+  const uint64_t step = (region_.is_file() ? kStepBytes : kZeroedBytes) / sizeof(Slot);
   const uint64_t target = std::min(n_slots_, (n + step - 1) / step * step);
   const uint64_t offset = header().slots_offset;
   region_.back(offset + backed_slots_ * sizeof(Slot), offset + target * sizeof(Slot));

@@ -19,6 +19,7 @@
 #include "index/native/lane_masks.hpp"
 #include "index/native/module_lanes.hpp"
 #include "index/native/module_compact.hpp"
+#include "index/native/module_content.hpp"
 #include "index/native/module_remote.hpp"
 #include "index/native/module_snapshot.hpp"
 #include "index/native/reader.hpp"
@@ -336,6 +337,7 @@ NB_MODULE(_native, m) {
   bind_history(m);
   bind_choosing(m);
   bind_lanes(m);
+  bind_content(m);
   bind_snapshot(m);
   m.def("shard_of", &shard_of, nb::arg("segment_key"), nb::arg("n_shards"));
   m.def("segment_tag", &segment_tag, nb::arg("segment_key"));

@@ -18,7 +18,7 @@ nb::bytes renamed(nb::handle delta, nb::handle lanes, bool removals_only) {
     nb::gil_scoped_release unlocked;
     return rename_lanes(span.data(), span.size(), {to.data(), to.size()}, removals_only ? Kept::removals : Kept::all);
   }();
-  return nb::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  return bytes_of(bytes);
 }
 
 }  // namespace

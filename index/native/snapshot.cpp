@@ -69,7 +69,7 @@ Content content_of(TableCopy& copy) {
     const uint32_t set = sets.number_of(word_set(slot.word));
     if (set != kNobody) content.entries.push_back({slot.key, static_cast<uint64_t>(word_tag(slot.word)) << 32 | set});
   }
-  copy.slots.reset();
+  copy.slots = {};
   content.sort();
   return content;
 }

@@ -9,12 +9,18 @@
 namespace kvatlas {
 namespace {
 
-constexpr double kLoadFull = 0.97;   // when a generation takes no more keys
-constexpr uint64_t kStepSlots = 24;  // slots copied per key applied: done long before kLoadFull
+constexpr uint64_t kStepSlots = 24;  // slots copied per key applied: done long before a generation is full
 constexpr uint64_t kStepSlotsMin = 256;
 constexpr uint64_t kBytesMin = 4 << 20;
 
 }  // namespace
+
+// Where a key will be put, in the next generation as well. Inlined by force, as Generation::prefetch.
+[[gnu::always_inline]] inline void Table::prefetch(uint64_t key) const {
+  const uint64_t at = live_->generation->home(key);
+  live_->generation->prefetch_from(at);
+  if (rebuild_ && at < rebuild_->cursor) rebuild_->next->generation->prefetch(key);
+}
 
 Table::Table(uint64_t bytes_max, const std::string& path)
     : bytes_max_(bytes_max), path_(path), heat_(bytes_max), lane_closed_(65536, false), phys_load_(65536, 0) {
@@ -88,7 +94,7 @@ void Table::apply_keys(const Keys& keys, uint32_t lane, Shadow* shadow) {
     removes_missing_ += count;
     return;
   }
-  constexpr uint32_t kAhead = 12;  // slots fetched before they are needed
+  constexpr uint32_t kAhead = 6;  // keys whose slots are fetched before they are needed: three lines each, as many as are under way at once
   auto key_at = [from = keys.at](uint32_t i) {
     uint64_t key;
     std::memcpy(&key, from + 8ull * i, sizeof key);
@@ -96,11 +102,11 @@ void Table::apply_keys(const Keys& keys, uint32_t lane, Shadow* shadow) {
   };
   const uint32_t tag = segment_tag(keys.segment_key);
   if (add) heat_.added(heat_.bucket_of(tag));
-  for (uint32_t i = 0; i < count && i < kAhead; ++i) live_->generation->prefetch(Generation::normal(key_at(i)));
+  for (uint32_t i = 0; i < count && i < kAhead; ++i) prefetch(Generation::normal(key_at(i)));
   const uint64_t set_bytes_before = live_->sets.bytes();
   uint64_t stepped = 0;
   for (uint32_t i = 0; i < count; ++i) {
-    if (i + kAhead < count) live_->generation->prefetch(Generation::normal(key_at(i + kAhead)));
+    if (i + kAhead < count) prefetch(Generation::normal(key_at(i + kAhead)));
     const uint16_t phys = shadow ? claim_shadow(*shadow) : claim_phys(lane);
     if (phys == kNoLane) {
       dropped_adds_ += count - i;
@@ -128,13 +134,7 @@ void Table::put_or_drop(uint64_t key, const Change& change) {
     try {
       const uint64_t at = put(*live_, key, change);
       copied(at);
-      if (rebuild_ && lands_in_next(at)) {
-        try {
-          put(*rebuild_->next, key, change);
-        } catch (const Error&) {
-          abandon_rebuild();
-        }
-      }
+      if (rebuild_ && rebuild_->next) written(at, key, change);
       return;
     } catch (const Error&) {
       // No room in this generation. Where there was none for the next one either, not at once again.
@@ -178,7 +178,7 @@ uint64_t Table::put(Writing& writing, uint64_t key, const Change& change) {
         if (&writing == live_.get()) ++removes_missing_;
         return n_slots;
       }
-      if (writing.slots_used >= static_cast<uint64_t>(kLoadFull * static_cast<double>(g.n_homes()))) break;
+      if (writing.slots_used >= writing.slots_most) break;
       const uint32_t bucket = heat_.bucket_of(change.tag);
       const uint32_t set = changed_set(writing, 0, change, bucket);
       Generation::store(&slot.key, key);

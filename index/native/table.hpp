@@ -18,7 +18,6 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -31,6 +30,7 @@
 #include "index/native/sets.hpp"
 #include "index/native/spare_region.hpp"
 #include "index/native/turns.hpp"
+#include "index/native/zeroed.hpp"
 
 namespace kvatlas {
 
@@ -51,11 +51,6 @@ struct TableStatistics {
   uint64_t records, adds, removes, removes_missing, dropped_entries, dropped_unused, dropped_adds;
   uint64_t heat_buckets, lanes, generation, rebuilds, rebuild_failures, replaces, incarnation, snapshot_bytes;
 };
-
-struct FreeSlots {
-  void operator()(Slot* slots) const { std::free(slots); }
-};
-using CopiedSlots = std::unique_ptr<Slot[], FreeSlots>;
 
 class Table final : public Source {
  public:
@@ -91,12 +86,14 @@ class Table final : public Source {
   // One generation being written: the live one, or the next.
   struct Writing {
     Writing(std::shared_ptr<Generation> g, uint64_t set_bytes_max, uint32_t n_buckets)
-        : generation(std::move(g)), sets(*generation, set_bytes_max), contents(n_buckets) {}
+        : generation(std::move(g)), sets(*generation, set_bytes_max), contents(n_buckets), slots_most(static_cast<uint64_t>(kLoadFull * static_cast<double>(generation->n_homes()))) {}
+    static constexpr double kLoadFull = 0.97;  // when a generation takes no more keys
     std::shared_ptr<Generation> generation;
     SetArena sets;
     uint64_t slots_used = 0;  // keys ever written, also those whose set is empty now
     uint64_t entries = 0;     // keys with a set
     Contents contents;        // the same by heat bucket
+    const uint64_t slots_most;
 
     uint64_t bytes() const {
       return generation->slot_bytes() + sets.used_bytes() + sets.private_bytes() + contents.bytes();
@@ -133,6 +130,7 @@ class Table final : public Source {
 
   // To the lane, or to its shadow where there is one.
   void apply_keys(const Keys& keys, uint32_t lane, Shadow* shadow);
+  void prefetch(uint64_t key) const;
   void put_or_drop(uint64_t key, const Change& change);
   // Slot number written to, or n_slots when nothing changed.
   uint64_t put(Writing& writing, uint64_t key, const Change& change);
@@ -157,13 +155,15 @@ class Table final : public Source {
   bool rebuild_due() const;
   void begin_rebuild();
   void step_rebuild(uint64_t n_slots);
-  bool lands_in_next(uint64_t at) const;  // what was written to this live slot
+  void written(uint64_t at, uint64_t key, const Change& change);  // to this live slot, while the next generation is filled
   void start_copy();       // what is left behind is known
   void finish_rebuild();   // at once
   void abandon_rebuild();  // no room: stay with the live generation for a while
   void flip();
-  void copy_slot(const Slot& slot);
-  void leave_behind(const Slot& slot, uint32_t bucket);
+  void copy_slots(uint64_t end);
+  uint32_t copied_set(uint32_t set, uint32_t bucket);
+  uint32_t copy_set(uint32_t set, uint32_t bucket);
+  void leave_behind(uint64_t word, uint32_t bucket);
   void unload(uint64_t word);  // an entry that goes, from its lanes
   uint64_t generation_bytes_max() const;
   std::unique_ptr<Writing> new_writing(uint64_t n_homes);
@@ -176,8 +176,8 @@ class Table final : public Source {
   friend class TableCopying;
   friend class ContentLoading;  // content_loading.cpp
   struct Copy {
-    CopiedSlots slots;  // [n_slots of the live generation], null: not begun
-    uint64_t cursor = 0;                       // slots left of it are copied
+    Zeroed<Slot> slots;  // [n_slots of the live generation], empty: not begun
+    uint64_t cursor = 0;  // slots left of it are copied
   };
   // REQUIRES, after every store to a slot of the live generation: that slot's number. One that was not written may be n_slots.
   void copied(uint64_t at) {

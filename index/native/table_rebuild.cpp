@@ -26,7 +26,9 @@ constexpr uint64_t kSetGarbageBytes = 4 << 20;
 constexpr uint64_t kArenaMin = 64 << 10;
 constexpr double kArenaMinBytes = kArenaMin;
 constexpr uint64_t kDeadLoadMin = 4096;
-constexpr uint64_t kStepBuckets = 1 << 17;  // looked at, at least: some hundred microseconds
+// Looked at, at least: some hundred microseconds. What the cut takes meanwhile lies in the room of the generation that is not yet
+// made; of small tables that is too little, so theirs is done within one update.
+constexpr uint64_t kStepBuckets = 1 << 17;
 constexpr uint64_t kSpareBytes = 4096;  // roundings
 
 uint64_t homes_for(uint64_t entries) {
@@ -70,8 +72,9 @@ uint64_t Table::set_bytes_due() const { return 2 * set_bytes_kept_ + std::min(kS
 // Two generations exist while one is rebuilt: each may have half of what is not fixed.
 uint64_t Table::generation_bytes_max() const {
   const uint64_t n_buckets = heat_.n_buckets();
-  const uint64_t shared = heat_.bytes() + n_buckets / 8;  // uses, and which buckets are cold
-  return bytes_max_ / 2 - shared / 2 - Generation::kHeadBytes - SetArena::kMemoBytes - n_buckets * Contents::kBytesOfBucket - kSpareBytes;
+  const uint64_t shared = heat_.bytes() + n_buckets / 4;  // uses, and which buckets are cold
+  const uint64_t each = bytes_max_ / 2 - shared / 2 - Generation::kHeadBytes - SetArena::kMemoBytes - n_buckets * Contents::kBytesOfBucket - kSpareBytes;
+  return each - each / (2 * 8 * Rebuild::kSlotsABit * sizeof(Slot)) - kSpareBytes;  // the bits of what stays, of one of them
 }
 
 std::unique_ptr<Table::Writing> Table::new_writing(uint64_t n_homes) {
@@ -154,6 +157,7 @@ void Table::start_copy() {
   try {
     rebuild_->next = new_writing(slot_bytes(comfortable) + set_bytes <= room ? comfortable : homes_in(room - set_bytes));
     rebuild_->known = Zeroed<uint32_t>(live_->sets.used_bytes() / 8 + 1);
+    if (rebuild_->cut.leaves_something()) rebuild_->stays = Zeroed<uint64_t>(Rebuild::stays_words(live_->generation->n_slots()));
   } catch (const Error&) {
     abandon_rebuild();
   }
@@ -173,7 +177,7 @@ void Table::step_rebuild(uint64_t n_slots) {
   const Generation& g = *live_->generation;
   const uint64_t end = std::min(g.n_slots(), rebuild_->cursor + n_slots);
   try {
-    for (; rebuild_->cursor < end; ++rebuild_->cursor) copy_slot(g.slots()[rebuild_->cursor]);
+    copy_slots(end);
     if (end == g.n_slots()) flip();
   } catch (const Error&) {
     abandon_rebuild();
@@ -192,62 +196,6 @@ void Table::abandon_rebuild() {
 void Table::finish_rebuild() {
   if (!rebuild_) begin_rebuild();
   if (rebuild_) step_rebuild(live_->generation->n_slots() + 2ull * heat_.n_buckets());
-}
-
-void Table::copy_slot(const Slot& slot) {
-  const uint32_t set = word_set(slot.word);
-  if (slot.key == 0 || set == 0) return;
-  const uint32_t tag = word_tag(slot.word), bucket = heat_.bucket_of(tag);
-  if (rebuild_->cut.is_cold(bucket)) return leave_behind(slot, bucket);
-  Writing& next = *rebuild_->next;
-  const uint64_t sets_before = next.sets.used_bytes();
-  uint32_t copied = set < rebuild_->known.size() ? rebuild_->known[set] : 0;
-  if (copied == 0) {
-    const Generation& g = *live_->generation;
-    const SetView view = g.set(set);
-    std::vector<uint32_t> alive;
-    for (uint32_t i = 0; i < view.count; ++i)
-      if (g.lane_word(view.elements[i] >> 8) != 0) alive.push_back(view.elements[i]);
-    copied = next.sets.intern(alive.data(), static_cast<uint32_t>(alive.size()));
-    if (set < rebuild_->known.size()) rebuild_->known[set] = copied;
-  }
-  if (copied == 0) return;  // only dead lanes held it
-  Generation& to = *next.generation;
-  uint64_t at = to.home(slot.key);
-  for (;; ++at) {
-    if (at >= to.n_slots()) throw Error(ErrorKind::table_file, "the next generation is full");
-    if (at >= to.backed_slots()) to.back_slots(at + 1);
-    if (to.slots()[at].key == 0) break;
-  }
-  to.slots()[at] = {slot.key, static_cast<uint64_t>(tag) << 32 | copied};
-  ++next.slots_used;
-  ++next.entries;
-  ++next.contents.entries[bucket];
-  if (next.sets.used_bytes() != sets_before) next.contents.charge_sets(bucket, next.sets.used_bytes() - sets_before);
-}
-
-// What is written to a cold bucket from now on is new: it goes into the next one, wherever the cursor is.
-bool Table::lands_in_next(uint64_t at) const {
-  if (!rebuild_->next || at >= live_->generation->n_slots()) return false;
-  return at < rebuild_->cursor || rebuild_->cut.is_cold(heat_.bucket_of(word_tag(live_->generation->slots()[at].word)));
-}
-
-void Table::leave_behind(const Slot& slot, uint32_t bucket) {
-  const Generation& next = *rebuild_->next->generation;
-  const uint32_t kept = next.set(word_set(next.find_backed(slot.key))).count;
-  if (kept < live_->generation->set(word_set(slot.word)).count) unload(slot.word);
-  if (kept > 0) return;
-  ++rebuild_->n_left_behind;
-  rebuild_->n_unused += rebuild_->cut.is_unused(bucket);
-}
-
-void Table::unload(uint64_t word) {
-  const SetView view = live_->generation->set(word_set(word));
-  for (uint32_t i = 0; i < view.count; ++i) {
-    const uint32_t phys = view.elements[i] >> 8;
-    mark_lossy(phys);
-    if (phys_load_[phys] > 0) --phys_load_[phys], --total_load_;
-  }
 }
 
 void Table::flip() {

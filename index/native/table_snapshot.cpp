@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <string>
 
 #include "index/native/error.hpp"
@@ -31,16 +30,13 @@ TableCopying::~TableCopying() {
   table_.copy_.reset();
 }
 
-bool TableCopying::is_done() const { return table_.copy_->slots != nullptr && table_.copy_->cursor == table_.live_->generation->n_slots(); }
+bool TableCopying::is_done() const { return table_.copy_->slots.size() > 0 && table_.copy_->cursor == table_.live_->generation->n_slots(); }
 
 // Slots without memory behind them are empty ones, in the copy as well.
 void TableCopying::step(uint64_t n_slots) {
   Table::Copy& copy = *table_.copy_;
   const Generation& g = *table_.live_->generation;
-  if (!copy.slots) {
-    copy.slots.reset(static_cast<Slot*>(std::calloc(g.n_slots(), sizeof(Slot))));
-    if (!copy.slots) throw std::bad_alloc();
-  }
+  if (copy.slots.size() == 0) copy.slots = Zeroed<Slot>(g.n_slots());
   const uint64_t end = std::min({g.n_slots(), g.backed_slots(), copy.cursor + n_slots});
   if (end > copy.cursor) std::memcpy(&copy.slots[copy.cursor], g.slots() + copy.cursor, (end - copy.cursor) * sizeof(Slot));
   copy.cursor = end >= g.backed_slots() ? g.n_slots() : end;

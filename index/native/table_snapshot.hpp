@@ -21,7 +21,7 @@ namespace kvatlas {
 // What a table held at one instant, as it lay there.
 struct TableCopy {
   std::shared_ptr<const Generation> generation;  // of the sets
-  CopiedSlots slots;
+  Zeroed<Slot> slots;
   uint64_t n_slots = 0;
   std::vector<uint32_t> lane_words;  // [physical lanes]
 };

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace kvatlas {
 
@@ -14,6 +15,12 @@ class Zeroed {
   Zeroed() = default;
   explicit Zeroed(size_t n) : n_(n), items_(static_cast<T*>(std::calloc(n, sizeof(T)))) {
     if (n > 0 && items_ == nullptr) throw std::bad_alloc();
+  }
+  Zeroed(Zeroed&& other) noexcept : n_(std::exchange(other.n_, 0)), items_(std::move(other.items_)) {}
+  Zeroed& operator=(Zeroed&& other) noexcept {
+    n_ = std::exchange(other.n_, 0);
+    items_ = std::move(other.items_);
+    return *this;
   }
   T& operator[](size_t i) { return items_[i]; }
   const T& operator[](size_t i) const { return items_[i]; }

@@ -114,7 +114,7 @@ void Mirror::place(const Batch& batch, const Event& event, Tip tip, const std::v
     tally(Count::extras_absent);
     ++extras_absent_;
   }
-  const uint64_t* hashes = &batch.hashes[event.hashes.begin];
+  const uint64_t* hashes = batch.hashes.data() + event.hashes.begin;
   const uint32_t n = event.hashes.count;
   const uint32_t stride = cancelled != nullptr ? 1 : kStride;
   struct Placed {
@@ -241,7 +241,7 @@ void Mirror::removed(const Batch& batch, const Event& event) {
 
 void Mirror::wait(const Batch& batch, const Event& event) {
   Orphan orphan{std::string(event.raw), event.parent, event.group, {}, {}};
-  const auto* begin = &batch.hashes[event.hashes.begin];
+  const uint64_t* begin = batch.hashes.data() + event.hashes.begin;
   orphan.hashes.assign(begin, begin + event.hashes.count);
   orphan.cancelled.assign(event.hashes.count, false);
   tally(Count::orphaned);

@@ -151,7 +151,6 @@ class Store {
   bool place(EntryId id, const Lesson& lesson);
   void place_keys(Entry& entry, const Lesson& lesson);
   int shape_for(uint32_t block_size, uint32_t stride);
-  void settle(EntryId id, ResidencyChanges& changes);
   Meaning meaning_of(const Entry& entry) const;
 
   bool counts_now(const Entry& entry) const;  // the file is there for all groups that are needed

@@ -1,0 +1,10 @@
+// Bindings of content records (module_content.cpp).
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace kvatlas {
+
+void bind_content(nanobind::module_& m);
+
+}  // namespace kvatlas
