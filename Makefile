@@ -28,12 +28,13 @@ say = @printf '\n==> %s\n' "$(1)"
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv servers demo test test-fast lint style types format bench e2e e2e-serve \
+.PHONY: help venv servers demo test test-fast test-thorough lint style types format bench e2e e2e-serve \
         sanitize sanitize-address sanitize-thread fuzz chaos docs clean
 
 help:
 	@echo "make demo        a simulated fleet routed by score, then round robin: under a minute"
-	@echo "make test        all tests but the end-to-end ones; make test-fast leaves out the slow ones"
+	@echo "make test        all tests but the end-to-end ones; make test-fast leaves out the slow ones,"
+	@echo "                 test-thorough looks at four times as much random input"
 	@echo "make lint        ruff, mypy --strict, pyright; make format rewrites"
 	@echo "make sanitize    native tests under address+undefined and under thread sanitizers"
 	@echo "make fuzz        random input for FUZZ_SECONDS=$(FUZZ_SECONDS) under the address sanitizer"
@@ -122,9 +123,13 @@ test: $(VENV)/.native servers
 	$(call say,Tests on a real Ray)
 	$(PYTEST) $(TESTS) -n $(RAY_JOBS) --dist loadfile -m ray $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
-# Property tests look at a tenth of their examples here.
+# Property tests look at a tenth of their examples here; tests/profiles.py has the shares.
 test-fast: $(VENV)/.native servers
 	KVATLAS_HYPOTHESIS_PROFILE=fast $(PYTEST) $(TESTS) -n $(JOBS) -m 'not slow and not fuzz' $(PYTEST_ARGS)
+
+# All of what `make test` runs, and random input four times as long: before a release.
+test-thorough: export KVATLAS_HYPOTHESIS_PROFILE = thorough
+test-thorough: test
 
 lint: style types
 
