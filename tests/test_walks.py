@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import re
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
-from types import FrameType
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -56,9 +51,8 @@ from tests.servers.fixtures import redis_server as redis_server
 from tests.servers.fixtures import shared_servers as shared_servers
 from tests.servers.redis_server import RedisServer
 from tests.test_layout import ROOT
+from tests.walks import ARCHITECTURE, STEP, Calls, defines, walks
 
-STEP = re.compile(r"`([\w/]+\.(?:py|cpp|hpp)):([\w.]+)`")
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PROMPT = list(range(1000, 1100))  # 100 token ids: six full blocks of 16
 SCORES = {"pod-a": 6.0}
 SESSION = 1
@@ -67,84 +61,6 @@ ASKING = (FETCHER, "actors/shard/service.py")
 """What is passed only on the way to a shard on another node."""
 ON_RAY = ("cluster/moving/loading.py",)
 """What a load passes before its content is where no Ray is needed."""
-
-Step = tuple[str, str]
-
-
-def walks() -> dict[str, list[Step]]:
-    """(file, dotted name) of the numbered steps of each walk, by its first word."""
-    found = re.findall(r"\n\*\*(\w+): .*?\n\n(1\. .*?)(?=\n\n)", ARCHITECTURE, flags=re.DOTALL)
-    return {name.lower(): STEP.findall(steps) for name, steps in found}
-
-
-def defines(path: Path, name: str) -> bool:
-    source = path.read_text(encoding="utf-8")
-    if path.suffix != ".py":
-        return re.search(rf"\b{re.escape(name.replace('.', '::'))}\(", source) is not None
-    body: list[ast.stmt] = ast.parse(source).body
-    for part in name.split("."):
-        nodes = [
-            node
-            for node in body
-            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == part
-        ]
-        if not nodes:
-            return False
-        body = nodes[0].body
-    return True
-
-
-@cache
-def file_of(code_filename: str) -> str:
-    """Relative to the root; through the links of src/kvatlas."""
-    path = Path(code_filename).resolve()
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else ""
-
-
-class Calls:
-    """Which steps were called, in their order, in whatever thread."""
-
-    def __init__(self) -> None:
-        self.wanted = {(file, name.rpartition(".")[2]) for steps in walks().values() for file, name in steps}
-        self.called: list[Step] = []
-
-    def note(self, frame: FrameType, event: str, _argument: object) -> None:
-        if event == "call":
-            name = frame.f_code.co_name
-            if any(name == wanted for _, wanted in self.wanted):
-                step = file_of(frame.f_code.co_filename), name
-                if step in self.wanted:
-                    self.called.append(step)
-
-    @contextmanager
-    def of_this_thread(self) -> Iterator[None]:
-        sys.setprofile(self.note)
-        try:
-            yield
-        finally:
-            sys.setprofile(None)
-
-    @contextmanager
-    def of_threads_to_come(self) -> Iterator[None]:
-        threading.setprofile(self.note)
-        try:
-            yield
-        finally:
-            threading.setprofile(None)
-
-    def missed(self, walk: str, *, but: tuple[str, ...] = ()) -> Step | None:
-        """The first Python step of a walk that was not called after the one before it; None: all were.
-
-        `but`: files whose steps do not count.
-        """
-        left = iter(list(self.called))
-        for file, name in walks()[walk]:
-            if file.endswith(".py") and file not in but and (file, name.rpartition(".")[2]) not in left:
-                return file, name
-        return None
-
-    def has(self, file: str) -> bool:
-        return any(called == file for called, _ in self.called)
 
 
 @pytest.mark.slow
@@ -366,16 +282,6 @@ class ClusterInThisProcess:
         return reader
 
 
-class ConnectionAtHand:
-    """A client's connection, where Ray would have found the directory."""
-
-    def __init__(self, reader: ClusterReader) -> None:
-        self._reader = reader
-
-    def reader(self) -> ClusterReader:
-        return self._reader
-
-
 @pytest.mark.slow
 def test_python_steps_of_the_walks_through_a_cluster_are_called_in_their_order(tmp_path: Path) -> None:
     from kvatlas.cluster.client import Client  # imports Ray, which the test above does without
@@ -401,7 +307,8 @@ def test_python_steps_of_the_walks_through_a_cluster_are_called_in_their_order(t
             reader = cluster.reader(node_id, closing)
             wait_until(lambda reader=reader: dict(reader.score(PROMPT, model="some/model")) == SCORES)  # type: ignore[misc]
             client = Client("small")
-            client._connection = ConnectionAtHand(reader)  # type: ignore[assignment] # pyright: ignore
+            at_hand = SimpleNamespace(reader=lambda reader=reader: reader)  # where Ray would have found it
+            client._connection = at_hand  # type: ignore[assignment] # pyright: ignore
             calls.called.clear()
             with calls.of_this_thread():
                 assert dict(client.score(PROMPT, model="some/model")) == SCORES

@@ -15,10 +15,10 @@ constexpr double kLoadAfter = 0.56;    // of a fresh generation
 constexpr double kLoadAfterSmall = 0.40;
 constexpr uint64_t kSmallEntries = 1 << 18;  // below it tables double: they are seldom what memory goes to
 // At the budget: what is left behind at once is a tenth, for what is left behind early is missed.
-constexpr double kLoadAtBudget = 0.75;
+constexpr double kLoadAtBudget = 0.753;
 constexpr double kEntryBytes = sizeof(Slot) / kLoadAtBudget;
 constexpr double kLoadRebuild = 0.82;  // when the next one is begun
-constexpr double kLoadRebuildAtBudget = 0.88;  // the same where that leaves something behind
+constexpr double kLoadRebuildAtBudget = 0.883;  // the same where that leaves something behind
 constexpr double kSetLoadAfter = 0.60;  // of the room for sets
 constexpr double kSetLoadRebuild = 0.85;
 constexpr uint64_t kRetrySteps = 4096;
@@ -74,7 +74,7 @@ uint64_t Table::generation_bytes_max() const {
   const uint64_t n_buckets = heat_.n_buckets();
   const uint64_t shared = heat_.bytes() + n_buckets / 4;  // uses, and which buckets are cold
   const uint64_t each = bytes_max_ / 2 - shared / 2 - Generation::kHeadBytes - SetArena::kMemoBytes - n_buckets * Contents::kBytesOfBucket - kSpareBytes;
-  return each - each / (2 * 8 * Rebuild::kSlotsABit * sizeof(Slot)) - kSpareBytes;  // the bits of what stays, of one of them
+  return each - each / (2 * 8 * sizeof(Slot)) - kSpareBytes;  // the bits of what stays, of one of them
 }
 
 std::unique_ptr<Table::Writing> Table::new_writing(uint64_t n_homes) {

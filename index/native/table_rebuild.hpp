@@ -17,8 +17,7 @@ struct Table::Rebuild {
   std::unique_ptr<Writing> next;  // null until that is known
   uint64_t cursor = 0;            // live slots left of it are copied
   uint64_t run_begin = 0, run_end = 0;  // next slots that are all taken, where the last one was copied to
-  Zeroed<uint64_t> stays;         // bits by four live slots: one was added to since, so they stay although their buckets go
-  static constexpr uint64_t kSlotsABit = 4;
+  Zeroed<uint64_t> stays;         // bits by live slot: it was added to since, so it stays although its bucket goes
   Zeroed<uint32_t> known;         // live set -> set in next, 0 unknown
   size_t n_reclaimable = 0;       // leading dead_phys_: dead before it began
   uint64_t dead_load = 0;         // their load
@@ -32,10 +31,10 @@ struct Table::Rebuild {
   // Chooses what is left behind, or begins to copy. Where there is no room that ends the rebuild, and this with it.
   void plan(Table& table);
 
-  static uint64_t stays_words(uint64_t n_slots) { return n_slots / (64 * kSlotsABit) + 1; }
-  void stay(uint64_t at) { stays[at / (64 * kSlotsABit)] |= 1ull << at / kSlotsABit % 64; }
+  static uint64_t stays_words(uint64_t n_slots) { return n_slots / 64 + 1; }
+  void stay(uint64_t at) { stays[at / 64] |= 1ull << at % 64; }
   void fetch(const Slot* from, uint64_t begin, uint64_t end, const Heat& heat) const;
-  bool may_go(uint64_t at) const { return (stays[at / (64 * kSlotsABit)] >> at / kSlotsABit % 64 & 1) == 0; }
+  bool may_go(uint64_t at) const { return (stays[at / 64] >> at % 64 & 1) == 0; }
 
   uint64_t bytes() const { return fates.bytes() + cut.bytes() + stays.bytes() + (next ? next->bytes() + known.bytes() : 0); }
 };

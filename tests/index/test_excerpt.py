@@ -166,6 +166,7 @@ def test_a_block_that_very_many_lanes_hold_keeps_them_all() -> None:
     table.close()
 
 
+@pytest.mark.slow
 def test_keys_that_are_chosen_to_collide_cost_time_and_nothing_else() -> None:
     """All of one home: what finds no slot counts as not held."""
     inverse = pow(0x9E3779B97F4A7C15, -1, 2**64)

@@ -259,6 +259,7 @@ def test_the_seed_is_private_unless_it_is_set(atlas: Atlas) -> None:
     assert not public & set(atlas.residency("m")["a", 0, 0])
 
 
+@pytest.mark.slow
 def test_readers_see_whole_answers_while_writers_write(atlas: Atlas) -> None:
     """Chains grow and shrink from their tails; a reader may see any state, but only states."""
     done = threading.Event()

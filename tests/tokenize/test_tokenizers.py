@@ -272,6 +272,7 @@ def test_chat_that_files_do_not_suffice_for_is_passed_on_to_the_pod(folder: Path
         made(folder, pods={"one": pod.url}).tokenize("two", messages=MESSAGES)
 
 
+@pytest.mark.slow
 def test_closed_tokenizers_say_so(folder: Path) -> None:
     tokenizers = made(folder)
     tokenizers.encode("two", "a")

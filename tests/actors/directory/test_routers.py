@@ -68,6 +68,7 @@ def test_a_router_of_another_start_of_the_cluster_is_told_so(rig: DirectoryRig) 
     assert listed(rig) == []
 
 
+@pytest.mark.slow
 def test_more_routers_than_there_may_be_are_refused(rig: DirectoryRig) -> None:
     for number in range(1, ROUTERS_MAX + 3):
         assert report(rig, number) == (number <= ROUTERS_MAX)

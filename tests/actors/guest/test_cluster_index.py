@@ -215,6 +215,7 @@ def test_a_report_has_the_part_until_it_has_arrived(rig: Rig) -> None:
     assert rig.service.report().leaves
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_what_may_wait_arrives(rig: Rig) -> None:
     """Beyond 64 MiB of changes the copy is sent in their place."""
     once = packed([record for lane in range(10, 30) for record in blocks(ADD, lane, KEYS)])

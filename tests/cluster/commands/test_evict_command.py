@@ -33,6 +33,7 @@ def space(tmp_path: Path) -> Space:
     return made
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_would_go_and_deletes_nothing(space: Space) -> None:
     result = kvatlas("evict", space.root, "--capacity", "200KiB", "--low", "0.5", "--dry-run")
     assert result.exit_code == 0, result.output
@@ -58,6 +59,7 @@ def test_once_ends_with_1_where_all_is_in_use(space: Space) -> None:
     assert json.loads(result.stdout)[0]["evicted_bytes"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "said"),
     [

@@ -82,6 +82,7 @@ def test_warm_reads_the_newest_within_its_budget(space: Space) -> None:
     assert "10 files, 80.0 KiB read; 0 B left out" in shown.stdout
 
 
+@pytest.mark.slow
 def test_pins_of_keys_names_and_whole_spaces(space: Space) -> None:
     control = ControlFolder(space.root)
     names = f"{path_of(space, 2)}\n{path_of(space, 3).name}\n"

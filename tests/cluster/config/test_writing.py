@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +68,7 @@ def read_again(config: ClusterConfig) -> ClusterConfig:
         return load_config(file, {})
 
 
+@pytest.mark.slow
 @given(CONFIGS)
 def test_what_is_written_is_read_as_the_same(config: ClusterConfig) -> None:
     assert read_again(config) == config

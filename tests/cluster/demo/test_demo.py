@@ -52,6 +52,7 @@ def test_predictions_are_exact_whenever_the_events_have_arrived(settled: dict[st
         assert wrong == []
 
 
+@pytest.mark.slow
 def test_the_same_traffic_routed_by_score_reuses_far_more(settled: dict[str, RunReport]) -> None:
     by_score, round_robin = settled[ByScore.name], settled[RoundRobin.name]
     assert by_score.prompt_tokens == round_robin.prompt_tokens

@@ -51,6 +51,7 @@ def matched(index: ShardedIndex, keys: Keys) -> int:
     return int(index.match(keys).blocks.max(initial=0))
 
 
+@pytest.mark.slow
 def test_segments_in_use_survive_a_scan_that_is_many_times_the_budget(index: ShardedIndex) -> None:
     hot, scan = range(60), range(1_000, 9_000)
     for number in hot:
@@ -193,6 +194,7 @@ def test_after_a_large_clear_nothing_that_lives_is_dropped_for_what_is_dead(inde
     assert statistics["entries"] == len(kept) * SEGMENT
 
 
+@pytest.mark.slow
 def test_memory_of_retired_generations_is_used_again_as_if_it_were_new(index: ShardedIndex) -> None:
     """At the budget: what the earlier ones held is not seen again, also while a reader holds one."""
     reader = index.tables[0]
@@ -206,6 +208,7 @@ def test_memory_of_retired_generations_is_used_again_as_if_it_were_new(index: Sh
     assert found * SEGMENT == statistics["entries"] < 1_000 * SEGMENT
 
 
+@pytest.mark.slow
 def test_what_is_added_while_a_generation_is_copied_is_in_the_next_one() -> None:
     """Also of a segment that is left behind: what it gets meanwhile is new."""
     table, many = Table(budget_bytes=BUDGET), 2_000

@@ -60,6 +60,7 @@ def test_requests_of_many_threads_leave_nothing_behind() -> None:
         assert statistics.moved == THREADS * EACH // 4
 
 
+@pytest.mark.slow
 def test_a_request_that_many_threads_send_elsewhere_counts_at_one_worker() -> None:
     with SmallFleet() as fleet:
         for _ in range(200):

@@ -116,6 +116,7 @@ def test_a_session_prefers_its_pod_where_nothing_else_speaks_for_one() -> None:
     assert len(requests_by_pod(served)) == 1
 
 
+@pytest.mark.slow
 def test_a_session_leaves_its_pod_when_that_is_busy() -> None:
     """All at once: its bonus is worth less than a queue."""
     with fleet_of(TimedFleetOptions(pods=6, blocks=4096)) as fleet:

@@ -133,6 +133,7 @@ def test_a_name_that_is_no_text_is_one_error_and_leaves_nothing(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_dump_of_zero_pods_and_one_of_ten_thousand_are_dumps() -> None:
     for n_pods in (0, 10_000):
         parts = (part_of({f"pod-{number}": number for number in range(n_pods)}),)
@@ -174,6 +175,7 @@ def test_an_older_dump_over_a_newer_one_is_what_is_held_then() -> None:
     assert held_by(index.export()) == held_by(older)
 
 
+@pytest.mark.slow
 def test_a_load_into_too_small_a_budget_holds_no_more_than_it_says_and_counts_the_rest() -> None:
     there = ShardedIndex(1)
     apply_all(there, [added(0, segment) for segment in range(2_500)])

@@ -55,6 +55,7 @@ class Running:
         return self.told.wait_until(lambda: self.count(name) >= least)
 
 
+@pytest.mark.slow
 def test_pods_that_are_there_and_pods_that_come_and_go_are_told(
     api: KubernetesApi, told: ToldPods, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_other_labels_and_other_namespaces_are_not_looked_at(
         assert told.wait_for("models/a", "models/c", "elsewhere/b", "elsewhere/other")
 
 
+@pytest.mark.slow
 def test_a_list_in_pages_is_put_together(api: KubernetesApi, told: ToldPods, tmp_path: Path) -> None:
     for number in range(25):
         api.apply(pod(f"p{number:02}", f"10.0.1.{number}"))

@@ -44,6 +44,7 @@ def test_a_full_disk_stops_stores_alone_and_is_counted(told: dict[str, Any]) -> 
     assert full["temporary"] == 0
 
 
+@pytest.mark.slow
 def test_stores_go_on_when_there_is_room_again(told: dict[str, Any]) -> None:
     assert told["full"]["recovers"]
 

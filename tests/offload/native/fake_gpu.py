@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
@@ -15,21 +16,37 @@ from numpy.typing import NDArray
 
 _HERE = Path(__file__).parent
 _SOURCES = _HERE / "fake_driver"
-_NATIVE = _HERE.parents[2] / "offload" / "native"
+_ROOT = _HERE.parents[2]
+_NATIVE = _ROOT / "offload" / "native"
+_KEPT = _ROOT / "build" / "fake_driver"
 
 _owned: list[NDArray[np.uint8]] = []
 """What a GPU that was given up may still write to: the library's threads live as long as the process."""
 
 
 def compile_library(source: str, target: Path) -> Path:
-    """One of fake_driver's libraries, by the system's compiler. Skips without one."""
+    """One of fake_driver's libraries, by the system's compiler or as it made it before. Skips without."""
     compiler = os.environ.get("CXX") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
     options = ["-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]
     command = [compiler, *options, f"-I{_NATIVE}", str(_SOURCES / source), "-o", str(target)]
+    kept = _KEPT / f"{_made_of(command[:-1])}.so"
+    if kept.exists():
+        shutil.copy(kept, target)
+        return target
     subprocess.run(command, check=True)
+    _KEPT.mkdir(parents=True, exist_ok=True)
+    whole = shutil.copy(target, kept.with_suffix(f".{os.getpid()}"))
+    Path(whole).replace(kept)  # another process of tests may look for it
     return target
+
+
+def _made_of(command: list[str]) -> str:
+    """Tells apart whatever compiles to something else: compiling takes longer than all tests of it."""
+    files = [*_SOURCES.iterdir(), *_NATIVE.glob("*.hpp")]
+    parts = [*(part.encode() for part in command), *(file.read_bytes() for file in sorted(files))]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 class FakeGpu:

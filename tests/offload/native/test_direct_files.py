@@ -117,6 +117,7 @@ def store_two(files: DirectFiles, job: int = 1) -> tuple[int, bytes, int, bool, 
 MODES_THAT_STORE = ("full", "bounce", "write_only")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES_THAT_STORE)
 def test_stored_chunks_are_files_that_verify(store: Store, mode: str) -> None:
     store.set("most_bytes", 1500)  # cuFile may do a part

@@ -284,6 +284,7 @@ put(store=names(finished)[0], number=finished.error_number, closed=rig.close(), 
     }
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_no_space_and_loads_go_on(tmp_path: Path) -> None:
     """A small file system in memory, where this process may mount one."""
     code = """

@@ -130,6 +130,7 @@ put(later=rig.load(key), closed=rig.close())
     assert said["later"] == "OK" and said["closed"]
 
 
+@pytest.mark.slow
 def test_threads_that_hang_in_stores_leave_loads_alone(shim: Path, tmp_path: Path) -> None:
     said = run(
         shim,
@@ -149,6 +150,7 @@ put(stores=sorted({name for job in rig.collect(4).values() for name in names(job
     assert said == {"load": "OK", "waiting": 2, "stores": ["OK"], "closed": True}
 
 
+@pytest.mark.slow
 def test_closing_gives_up_threads_that_hang_and_lets_go_of_the_memory(shim: Path, tmp_path: Path) -> None:
     said = run(
         shim,
@@ -172,6 +174,7 @@ put(files=sorted(rig.files()))
     assert said["files"] == [] and said["again"] is False
 
 
+@pytest.mark.slow
 def test_giving_up_ends_all_open_jobs_and_the_engine_goes_on(shim: Path, tmp_path: Path) -> None:
     said = run(
         shim,

@@ -211,6 +211,7 @@ def test_the_size_of_a_template_is_bounded() -> None:
         renderer.render(_chat(chat_template="x" * 101))
 
 
+@pytest.mark.slow
 def test_many_threads_render_at_once() -> None:
     renderer = _renderer(request_templates=True)
 

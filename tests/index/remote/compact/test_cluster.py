@@ -28,6 +28,7 @@ def test_an_index_lies_on_all_nodes_and_answers_as_a_table(any_cluster: RedisClu
     assert all(node.client().dbsize() for node in any_cluster.nodes)
 
 
+@pytest.mark.slow
 def test_contents_move_from_a_cluster_to_one_server_and_back(any_cluster: RedisCluster) -> None:
     index = open_index(any_cluster.url, buckets=16)
     keys = chain(700)

@@ -44,6 +44,7 @@ def _check_uses(server: RedisServer) -> None:
     assert all(client.pttl(name) > 0 for name in segments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "buckets"), [(1, 1), (2, 5)])
 def test_random_lone_blocks_leave_what_they_leave_in_a_table(
     any_server: RedisServer, seed: int, buckets: int

@@ -128,6 +128,7 @@ def test_a_server_that_starts_again_empty_is_noticed(redis_server: RedisServer) 
     assert blocks_of(index, KEYS, 1) == 300
 
 
+@pytest.mark.slow
 def test_a_beginning_that_failed_does_not_hide_the_loss(redis_server: RedisServer) -> None:
     index = open_index(redis_server.url)
     index.apply([told(ADD, 1, KEYS)])

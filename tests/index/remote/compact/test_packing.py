@@ -105,6 +105,7 @@ def _plain(
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_buckets", [1, 3])
 def test_calls_say_of_each_segment_what_the_batch_says_and_no_more(n_buckets: int) -> None:
     rng = random.Random(n_buckets)

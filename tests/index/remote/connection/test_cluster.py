@@ -203,6 +203,7 @@ def test_cluster_and_single_server_that_are_mixed_up_say_so(
         assert caught.value.reason == "cluster"
 
 
+@pytest.mark.slow
 def test_slot_that_nobody_serves_is_an_error(redis_cluster: RedisCluster) -> None:
     key = KEYS[0]
     for node in redis_cluster.nodes:

@@ -180,6 +180,7 @@ def test_a_full_server_is_said_and_what_is_removed_makes_room(
     assert runs(index.match(KEYS)) == {0: 5, 1: 5}
 
 
+@pytest.mark.slow
 def test_a_server_that_was_flushed_or_began_anew_is_empty_until_the_content_comes_again(
     opens: Opens, redis_server: RedisServer
 ) -> None:

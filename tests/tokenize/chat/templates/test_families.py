@@ -158,6 +158,7 @@ def test_the_content_format_of_a_family_is_found(family: str) -> None:
     assert pair(family).ours.content_format == FORMATS[family]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SHARED is None, reason="KVATLAS_SHARED is not set")
 @settings(max_examples=examples(300), deadline=None)
 @given(chat=chats)
