@@ -23,7 +23,7 @@ class SegmentNames {
   // The names as arguments of a command are on the wire: $length, the name.
   // Source: RESP2, https://redis.io/docs/latest/develop/reference/protocol-spec/
   std::string arguments(const std::vector<uint32_t>& tags) {
-    const std::string head = "$" + std::to_string(name_.size()) + "\r\n";
+    const std::string head = std::string(1, '$').append(std::to_string(name_.size())).append("\r\n");
     std::string out;
     out.reserve(tags.size() * (head.size() + name_.size() + 2));
     for (const uint32_t tag : tags) out.append(head).append(of(tag)).append("\r\n");
