@@ -38,7 +38,8 @@ class Reporter:
     """Counters of a storage as vLLM wants them: what was added since the last report.
 
     vLLM asks at each step, while the device may wait. Counters are always told at once; gauges, which
-    cost more, every `_GAUGES_S`, and when the last job under way has ended: the engine may sleep then.
+    cost more, every `_GAUGES_S` while jobs are under way, and in all steps from the last job's end to when
+    nothing is left to take in or to tell: the engine may sleep after any of these.
     """
 
     def __init__(self, storage: Storage, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,7 +47,7 @@ class Reporter:
         self._series = counter_series(storage.settings.name)
         self._told: dict[str, float] = dict.fromkeys(self._series, 0)
         self._gauges_due_s = clock()
-        self._was_moving = False
+        self._was_busy = False
 
     def stats(self) -> OffloadingConnectorStats | None:
         """Counts since the last call, and gauges where they are due; None: there is nothing to tell."""
@@ -57,12 +58,13 @@ class Reporter:
             if total != told[figure]:
                 stats.increase_counter(name, total - told[figure], labels)
                 told[figure] = total
-        is_moving, now_s = self._storage.is_moving, self._clock()
-        if now_s >= self._gauges_due_s or (self._was_moving and not is_moving):
+        is_busy, now_s = self._storage.is_busy, self._clock()
+        may_sleep = not self._storage.is_moving and (is_busy or self._was_busy)
+        if may_sleep or now_s >= self._gauges_due_s:
             self._gauges_due_s = now_s + _GAUGES_S
             for (name, labels), value in gauges_of(self._storage.statistics()).items():
                 stats.set_gauge(name, value, labels)
-        self._was_moving = is_moving
+        self._was_busy = is_busy
         return None if stats.is_empty() else stats
 
 

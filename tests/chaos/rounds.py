@@ -83,7 +83,7 @@ class Rounds:
             healed_s = self._heal()
         ray.get(self._far.stop.remote())
         far: FarAnswers = ray.get(told)
-        assert asker.wrong[:3] == [] and witness.wrong[:3] == [] and far.errors[:3] == []
+        assert (asker.wrong[:3], witness.wrong[:3], far.errors[:3]) == ([], [], [])
         assert self._traffic.failed == []
         _check_far(far, far_prompts, growing)
         assert witness.behind_s_max < BEHIND_S_MAX
