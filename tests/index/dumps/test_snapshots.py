@@ -148,6 +148,7 @@ def test_a_load_shows_the_old_or_the_new_in_all_tables_to_who_looks_meanwhile() 
             while not over.is_set():
                 _workers, held, *_ = matched.match(keys)
                 lengths.add(tuple(held.tolist()))
+        lengths.add(tuple(matched.match(keys)[1].tolist()))  # also where all was over before the first look
         assert [one["rebuilds"] for one in index.statistics()] == rebuilds
     assert lengths <= {(1280,), (896,)}
 

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 
 import numpy as np
 
 from kvatlas.index.errors import ConfigError, StoreError
 from kvatlas.offload.backends.backend import Backend
 from kvatlas.offload.backends.late import LateBackend
+from tests.offload.storing.files_at_hand import wait_for
 from tests.offload.storing.scripted_backend import ScriptedBackend, key_of
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 60.0
-    while not condition():
-        assert time.monotonic() < deadline_s, "it does not become true"
-        time.sleep(0.001)
 
 
 class Opener:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from kvatlas.offload._native import chunk_name, file_bytes
 from kvatlas.offload.backends.objects_capacity import ObjectsCapacity
 from kvatlas.offload.backends.objects_client import ObjectClient
 from kvatlas.offload.capacity.limits import CapacityLimits
-from tests.offload.backends.object_server import Answer, ObjectServer
+from tests.offload.backends.object_server import Answer
 from tests.offload.backends.objects_at_hand import PART, Rig
 from tests.offload.storing.files_at_hand import ROW_BYTES, key_of, wait_for
 
@@ -19,13 +17,6 @@ pytest.importorskip("moto")
 
 OBJECT_BYTES = file_bytes(ROW_BYTES)
 FOLDER = PART.partition("/")[2]
-
-
-@pytest.fixture
-def rig(server: ObjectServer) -> Iterator[Rig]:
-    one = Rig(server)
-    yield one
-    one.close()
 
 
 def _capacity(rig: Rig, n_objects: int, lease_s: float = 0.0, folder: str = FOLDER) -> ObjectsCapacity:

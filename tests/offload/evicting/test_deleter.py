@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvatlas.index.errors import StoreError
+from kvatlas.offload._native import chunk_name
 from kvatlas.offload.capacity.control import ControlFolder
 from kvatlas.offload.capacity.pins import write_pin
 from kvatlas.offload.evicting.candidates import Candidate
@@ -44,8 +45,6 @@ class Rig:
         return Candidate(part, key_of(number), 4096, path.stat().st_mtime_ns)
 
     def path(self, one: Candidate) -> Path:
-        from kvatlas.offload._native import chunk_name
-
         return self.space.part_folder / chunk_name(one.key)
 
     @property

@@ -81,7 +81,9 @@ def check(space: Space, n_files: int, told: set[bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_at_every_system_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evictor_that_dies_at_any_system_call_loses_nothing_leased_and_nothing_untold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(evictor_module, "_BATCH", 4)
     n_files, at = 36, 0
     while True:
@@ -123,7 +125,9 @@ def evict_until_killed(root: Path, log: Path, told: Connection) -> None:
 
 
 @pytest.mark.slow
-def test_at_any_moment(tmp_path: Path) -> None:
+def test_an_evictor_that_is_killed_at_any_moment_loses_nothing_leased_and_nothing_untold(
+    tmp_path: Path,
+) -> None:
     chance, n_files = random.Random(11), 600
     for round_number in range(_KILLS):
         space, log = filled(tmp_path / f"{round_number}", n_files), tmp_path / f"{round_number}.log"
