@@ -63,7 +63,7 @@ class FilesBackend(Backend):
         reserved = self._reserved.pop(ended.job, 0)
         if reserved:
             written = outcomes.count(Outcome.OK)
-            self._capacity.stored(written * self._file_bytes)
+            self._capacity.stored(written * self._file_bytes, written)
             self._capacity.not_stored((reserved - written) * self._file_bytes)
         return Finished(ended.job, outcomes, ended.n_bytes, ended.seconds, ended.error)
 

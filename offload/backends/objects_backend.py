@@ -91,9 +91,10 @@ class ObjectsBackend(Backend):
         ended = self._jobs.finished()
         for job in ended:
             reserved = self._reserved.pop(job.job, 0)
-            written = job.outcomes.count(Outcome.OK) if reserved else 0
-            self._capacity.stored(written)
-            self._capacity.not_stored(reserved - written)
+            if reserved:
+                written = job.outcomes.count(Outcome.OK)
+                self._capacity.stored(written)
+                self._capacity.not_stored(reserved - written)
         return ended
 
     def may_store(self, n_chunks: int) -> bool:
@@ -182,7 +183,10 @@ class ObjectsBackend(Backend):
         return Outcome.OK
 
     def _store(self, job: Job, key: bytes, index: int) -> Outcome:
-        content = self._buffers.pop() if self._buffers else np.zeros(self._form.object_bytes, np.uint8)
+        try:
+            content = self._buffers.pop()
+        except IndexError:  # all are in use
+            content = np.zeros(self._form.object_bytes, np.uint8)
         if not self._with_row(job, index, lambda row: self._form.encode(key, row, content)):
             return Outcome.CANCELLED
         # Of a request that failed the client may still be sending: that memory is not used again.

@@ -102,12 +102,12 @@ class Capacity:
             self._wake.set()
         return may
 
-    def stored(self, n_bytes: int) -> None:
-        """A file that `may_store` has let through is there now."""
-        self._claims.stored(n_bytes)
+    def stored(self, n_bytes: int, n_files: int = 1) -> None:
+        """Files that `may_store` has let through are there now."""
+        self._claims.stored(n_bytes, n_files)
 
     def not_stored(self, n_bytes: int) -> None:
-        """A file that `may_store` has let through is not: it failed, or was there before."""
+        """What `may_store` has let through is not there: it failed, or was there before."""
         self._claims.not_stored(n_bytes)
 
     def touched(self, keys: Sequence[bytes]) -> None:
@@ -238,7 +238,7 @@ class Capacity:
         return thread
 
     def _failed(self, error: Exception) -> None:
-        """The threads go on; the log has each kind of failure once."""
+        """The threads go on; a failure like the last one is not logged again."""
         self._count("failures")
         with self._lock:
             is_new = str(error) != self._failure

@@ -58,12 +58,12 @@ class Claims:
             self.refused_bytes += n_bytes
             return False
 
-    def stored(self, n_bytes: int) -> None:
+    def stored(self, n_bytes: int, n_files: int = 1) -> None:
         """What was reserved lies in the store now."""
         with self._lock:
             self._in_flight_bytes = max(self._in_flight_bytes - n_bytes, 0)
             self._written_bytes += n_bytes
-            self._written_files += 1
+            self._written_files += n_files
 
     def not_stored(self, n_bytes: int) -> None:
         """What was reserved does not: it failed, or lay there already."""

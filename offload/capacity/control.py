@@ -5,6 +5,7 @@
 <root>/control/usage.json      what the last crawl has found (ledger.py)
 <root>/control/evictor.lease   who evicts now (lease.py)
 <root>/control/pins/           keys and spaces that are never deleted (pins.py)
+<root>/control/removed/        what was evicted, for a space's engines to announce (notices.py)
 <root>/control/trash/          files between their place and their end (evicting/deleter.py)
 """
 

@@ -12,7 +12,7 @@ import msgspec
 
 from kvatlas.offload.capacity.claims import Claims, ClaimTotals
 from kvatlas.offload.capacity.control import ControlFolder
-from kvatlas.offload.capacity.ledger import Ledger, LedgerEntry, new_entry, sums_of
+from kvatlas.offload.capacity.ledger import Ledger, new_entry, sums_of
 from kvatlas.offload.capacity.limits import CapacityLimits
 from kvatlas.offload.capacity.room import Room, ahead_bytes, room_of
 
@@ -61,7 +61,7 @@ class LedgerKeeper:
         self._control.check()
         if self._written_s is not None and self._entry.name not in self._ledger.entries():
             self._begin_again()
-        room, n_writers, is_known = self._look(self._entry)
+        room, n_writers, is_known = self._look()
         totals = self._claims.totals()
         if not self._limits.is_bounded:
             self._write(totals, totals.written_bytes)
@@ -96,11 +96,11 @@ class LedgerKeeper:
         is_met = granted - totals.reserved_bytes >= totals.largest_wanted_bytes
         self._want(0 if is_met else totals.largest_wanted_bytes)
         if self._write(totals, granted):
-            room, _, _ = self._look(self._entry)
+            room, _, _ = self._look()
             if granted > totals.granted_bytes and room.claimed_bytes > room.size_bytes:
                 granted = max(granted - (room.claimed_bytes - room.size_bytes), totals.granted_bytes)
                 self._write(totals, granted, is_due=True)
-                room, _, _ = self._look(self._entry)
+                room, _, _ = self._look()
             self._claims.grant(granted, totals)
         return room
 
@@ -127,10 +127,10 @@ class LedgerKeeper:
         self._entry, self._written_s = entry, time.monotonic()
         return True
 
-    def _look(self, own: LedgerEntry) -> tuple[Room, int, bool]:
+    def _look(self) -> tuple[Room, int, bool]:
         """The room, by our own entry as we know it; how many write; whether anybody has crawled yet."""
         entries = {name: known.entry for name, known in self._ledger.entries().items()}
-        entries[own.name] = own
+        entries[self._entry.name] = self._entry
         sums = sums_of(self._ledger.usage(), entries.values())
         return room_of(self._limits, sums, self._control.free_bytes()), sums.n_writers, sums.is_known
 

@@ -59,6 +59,7 @@ class Announcing:
     def tell_all(self) -> float:
         """Names all files of all its models; returns when to do so again. Raises OSError."""
         for one in self._models.values():
+            self.progress_s = time.monotonic()  # the pause before was no hanging
             one.events.inventory(self._getting_on(one.keys()))
         return max(self._crawl_s, 1.0)
 

@@ -49,7 +49,7 @@ class SupervisedPart:
         self._hung_s = hung_s
         self._retry_s_max = retry_s_max
         self._end = end
-        self._stopping, self._wake = threading.Event(), threading.Event()
+        self._stopping = threading.Event()
         self._steps = self._failures = self._in_a_row = 0
         self._is_working = False
         self._why = ""
@@ -61,15 +61,10 @@ class SupervisedPart:
     def stop(self, timeout_s: float) -> bool:
         """Whether it has ended; a hanging file system may keep it."""
         self._stopping.set()
-        self._wake.set()
         if self._thread.ident is None:  # never started
             return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
-
-    def wake(self) -> None:
-        """The next step begins now."""
-        self._wake.set()
 
     def state(self) -> PartState:
         why = self._why
@@ -89,10 +84,7 @@ class SupervisedPart:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._wake.clear()
-            pause_s = self._safe_step()
-            if not self._stopping.is_set():
-                self._wake.wait(pause_s)
+            self._stopping.wait(self._safe_step())
         try:
             self._end()
         except Exception as error:  # a lease that stays is taken over when it is old

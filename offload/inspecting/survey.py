@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from kvatlas.index.errors import StoreError
-from kvatlas.offload.capacity.control import ControlFolder
+from kvatlas.offload.capacity.control import ControlFolder, read_small
 from kvatlas.offload.capacity.lease import LeaseHolder, holder_of
 from kvatlas.offload.capacity.ledger import CrawledUsage, Ledger, LedgerEntry, sums_of
 from kvatlas.offload.capacity.pins import read_pins
@@ -154,7 +154,7 @@ def _whole(
 def _name(control: ControlFolder, faults: list[str]) -> str:
     path = control.root / STORE_FILE
     try:
-        return read_identity(path, path.read_bytes()).name
+        return read_identity(path, read_small(path)).name
     except (OSError, StoreError) as error:
         faults.append(str(error))
         return ""

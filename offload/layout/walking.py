@@ -1,4 +1,4 @@
-"""Walks the chunk files of a part, in bounded memory: for `stat`, `verify`, an inventory at start."""
+"""Walks the chunk files of a part, in bounded memory: for an inventory at start."""
 
 from __future__ import annotations
 

@@ -86,9 +86,9 @@ class Storage:
         """PRESENT, ABSENT, or ASKED: a later step has the answer."""
         return self.lookups.look_up(key, self._clock())
 
-    def is_present(self, key: bytes) -> bool:
-        """As far as is known now; asks for nothing."""
-        return bool(self._known.present_of((key,), self._clock()))
+    def present_of(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Those that are there, as far as is known now; asks for nothing."""
+        return self._known.present_of(keys, self._clock())
 
     def touch(self, keys: Sequence[bytes]) -> None:
         """These are in use: of them, what the store is known to have is evicted later.
@@ -105,7 +105,7 @@ class Storage:
         if self._health.is_down:
             self._try_again(now_s)
         asked = self._known.take_asked(_PROBES_PER_STEP_MAX)
-        if asked and not (not self._health.is_down and self._probe(asked)):
+        if asked and (self._health.is_down or not self._probe(asked)):
             self._known.unavailable(asked, now_s)
         self._collect(now_s)
 

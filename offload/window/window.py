@@ -148,11 +148,11 @@ class Window:
 
     def prepare_store(self, keys: Sequence[bytes]) -> StoreBegun | None:
         """Slots for chunks that neither window nor store has. None: no room just now."""
-        is_present = self._storage.is_present
-        there = [key for key in keys if is_present(key)]
-        wanted = [key for key in keys if len(key) == self._key_bytes and not is_present(key)]
-        if there:
-            self._storage.touch(there)
+        present = self._storage.present_of(keys)
+        if present:
+            self._storage.touch(present)
+        there = set(present)
+        wanted = [key for key in keys if len(key) == self._key_bytes and key not in there]
         if not wanted:
             return StoreBegun([], np.empty(0, np.int32), [], 0)
         begun = None

@@ -36,6 +36,8 @@ def test_reservations_end_at_the_grant_and_come_back_when_nothing_was_stored() -
     claims.stored(40)
     assert claims.reserve(60) and not claims.reserve(1)
     assert claims.totals()[:2] == (40, 1)
+    claims.stored(60, 3)
+    assert claims.totals()[:2] == (100, 4)
 
 
 def test_a_grant_runs_out_and_is_renewed() -> None:

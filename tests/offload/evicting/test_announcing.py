@@ -13,6 +13,7 @@ from kvatlas.index.errors import ConfigError, StoreError
 from kvatlas.ingest.wire.decoding import decode_batch
 from kvatlas.ingest.wire.events import BlockRemoved, BlockStored
 from kvatlas.offload.capacity.limits import CapacityLimits
+from kvatlas.offload.evicting.announcing import Announcing
 from kvatlas.offload.evicting.service import EvictService
 from kvatlas.offload.evicting.settings import AnnouncedModel, EvictSettings, StoreToEvict
 from kvatlas.offload.layout.space import open_space
@@ -118,6 +119,17 @@ def test_a_model_with_files_of_several_lengths_cannot_have_one_socket(tmp_path: 
     open_space(tmp_path / "store", longer, store="files")
     with pytest.raises(StoreError, match=r"files of one number of blocks for 'some/model', got \[1, 4\]"):
         EvictService(settings_of(tmp_path / "store"))
+
+
+def test_an_inventory_after_a_long_pause_counts_as_progress(tmp_path: Path) -> None:
+    store = settings_of(make_store(tmp_path / "store").root).stores[0]
+    announcing = Announcing(store)
+    try:
+        announcing.progress_s = 0.0  # the last one was long ago, and this store has nothing to name
+        announcing.tell_all()
+        assert announcing.progress_s > 0.0
+    finally:
+        announcing.close()
 
 
 def test_a_socket_that_is_taken_is_one_clear_error(tmp_path: Path) -> None:

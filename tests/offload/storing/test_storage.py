@@ -64,7 +64,7 @@ def test_a_key_of_another_length_is_absent_and_never_stored() -> None:
     rig.storage.store(1, [b"short"], rows(0))
     rig.storage.load(2, [b"short"], rows(0))
     rig.storage.touch([b"short"])
-    assert not rig.storage.is_present(b"short")
+    assert not rig.storage.present_of([b"short"])
     assert [(done.job, list(done.failed)) for done in rig.step()] == [(1, [b"short"]), (2, [b"short"])]
     assert rig.counter("foreign_keys") == 2
 

@@ -70,7 +70,7 @@ def test_what_was_stored_is_written_and_another_engine_loads_it(engines: Engines
 def test_nothing_is_promised_while_the_bytes_are_on_their_way(engines: Engines) -> None:
     engines.start().store_and_write(1)
     other = engines.start()
-    other.until(lambda: other.storage.is_present(key_of(1)))  # by the inventory
+    other.until(lambda: other.storage.present_of([key_of(1)]) != [])  # by the inventory
     assert other.look(1) == [PENDING]
     other.step()
     seen = set()
@@ -83,7 +83,7 @@ def test_nothing_is_promised_while_the_bytes_are_on_their_way(engines: Engines) 
 def test_what_the_store_has_is_not_copied_again(engines: Engines) -> None:
     engines.start().store_and_write(1, 2)
     other = engines.start()
-    other.until(lambda: other.storage.is_present(key_of(1)) and other.storage.is_present(key_of(2)))
+    other.until(lambda: len(other.storage.present_of(keys_of([1, 2]))) == 2)
     begun = other.window.prepare_store(keys_of([1, 2, 3]))
     assert begun is not None and begun.keys == keys_of([3])
 
