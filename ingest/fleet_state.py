@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from kvatlas.index._native import Keyspace
 from kvatlas.index.errors import CheckpointError, InputError
 from kvatlas.index.groups import Group, GroupKind
-from kvatlas.index.keys import Algorithm, keyspace
+from kvatlas.index.keys import BLOCK_SIZE_MAX, Algorithm, keyspace
 from kvatlas.index.scores import Worker
 from kvatlas.ingest._native import Decoder, Mirror, Store
 from kvatlas.ingest.config import AtlasConfig, PodConfig
@@ -18,8 +18,6 @@ from kvatlas.ingest.numbering import Numbers
 from kvatlas.ingest.outlet import Outlet
 from kvatlas.ingest.stream.truth import Truth
 from kvatlas.ingest.worker_state import GroupState, WorkerSetup, WorkerState
-
-_BLOCK_SIZE_MAX = 4096
 
 
 class FleetState:
@@ -131,13 +129,13 @@ class FleetState:
         The batch that the speaker announces it in is applied afterwards.
         """
         state = self.models[speaker.model]
-        if 0 < dense_block_size <= _BLOCK_SIZE_MAX:
+        if 0 < dense_block_size <= BLOCK_SIZE_MAX:
             self._lower_block_size(state, dense_block_size, speaker)
 
     def tell_block_size(self, model: str, size: int) -> None:
         """Somebody else has heard this block size. Raises InputError when it is none."""
-        if not 1 <= size <= _BLOCK_SIZE_MAX:
-            raise InputError(f"block size of {model!r}: expected 1 to {_BLOCK_SIZE_MAX}, got {size}")
+        if not 1 <= size <= BLOCK_SIZE_MAX:
+            raise InputError(f"block size of {model!r}: expected 1 to {BLOCK_SIZE_MAX}, got {size}")
         state = self._model(model)
         if state.block_size_configured is None:
             self._lower_block_size(state, size, None)
@@ -292,7 +290,7 @@ class FleetState:
     def keyspace_for(self, model: str, block_size: int) -> Keyspace:
         """The model's keyspace. Raises CheckpointError when its blocks are of another size."""
         state = self._model(model)
-        if state.keyspace is None and 1 <= block_size <= _BLOCK_SIZE_MAX:
+        if state.keyspace is None and 1 <= block_size <= BLOCK_SIZE_MAX:
             return self._set_block_size(state, block_size)
         if state.keyspace is None or state.block_size != block_size:
             raise CheckpointError(

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from kvatlas.index.errors import RemoteIndexError
 from kvatlas.index.remote.connection.commands import Command
 from kvatlas.index.remote.connection.connection import RemoteConnection
-from kvatlas.index.remote.connection.failures import raise_first
 from kvatlas.index.remote.fleet.settings import SharingSettings
 from kvatlas.index.remote.llmd.lane_names import LaneName, pod_identifier
 from kvatlas.index.remote.llmd.llmd_index import LlmdIndex
@@ -128,9 +127,11 @@ class LlmdWriter:
         if self._is_loaded and now_s < self._looked_s + _LOOK_S:
             return
         (mark,) = self._connection.run_or_raise([Command(self._mark, ("GET", self._mark))])
+        if mark is None:
+            self._reload()  # first: the mark may be set though its answer is lost
+            # Before any content is taken: what the server loses during the load is noticed, too.
+            self._connection.run_or_raise([Command(self._mark, ("SET", self._mark, "1"))])
         self._looked_s = now_s
-        if mark is None and (self._is_loaded or self._contents is None):
-            self._reload()
 
     def _reload(self) -> None:
         self._is_loaded, self._content = False, None
@@ -168,7 +169,6 @@ class LlmdWriter:
         if self._content is not None:
             self._work.put(self._content.before)
             return
-        raise_first(self._connection.run([Command(self._mark, ("SET", self._mark, "1"))]), "mark")
         self._contents, self._is_loaded = None, True
         self._counts["loads"] += 1
 

@@ -43,8 +43,9 @@ def pages(server: Server, lanes: LaneMap) -> Iterator[Page]:
         while True:
             cursor, content = _turn(server, bucket, cursor)
             page = _page_of(server, content, lanes)
-            again = np.isin(page.tags, np.fromiter(seen, np.uint32, len(seen)))
-            seen.update(np.unique(page.tags).tolist())
+            tags = np.unique(page.tags).tolist()
+            again = np.isin(page.tags, np.array([tag for tag in tags if tag in seen], np.uint32))
+            seen.update(tags)
             if not again.all():
                 yield page._replace(keys=page.keys[~again], tags=page.tags[~again], sets=page.sets[~again])
             if cursor == b"0":

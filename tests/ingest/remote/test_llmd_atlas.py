@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 
 from kvatlas import Atlas, AtlasConfig, Chooser, ConfigError, ModelConfig, block_keys
+from kvatlas.index.remote.connection.connection import RemoteConnection
+from kvatlas.index.remote.llmd.lane_names import LaneNames
+from kvatlas.index.remote.llmd.llmd_index import LlmdIndex
 from kvatlas.ingest.atlas_llmd import LlmdHome
+from kvatlas.ingest.fleet_mirror import FleetMirror
 from kvatlas.ingest.index_config import IndexConfig
+from kvatlas.ingest.llmd_writer import LlmdWriter
+from kvatlas.ingest.numbering import CountedNumbers
+from kvatlas.ingest.outlet import GatheringOutlet
 from tests.index.remote.llmd.peer import Entry, LlmdPeer
 from tests.ingest.plain_batches import batch, stored
 from tests.ingest.remote.shared_atlas import (
@@ -93,6 +100,28 @@ def test_a_flushed_server_gets_all_of_it_again(any_server: RedisServer) -> None:
         quiet(atlas)
         any_server.flush()
         wait_until(lambda: fields_of(any_server, TOKENS[:32]) == [[entry("a")], [entry("a")]])
+
+
+def test_a_server_that_is_flushed_while_all_is_loaded_gets_all_of_it(any_server: RedisServer) -> None:
+    remote = remote_settings(any_server, format="llmd")
+    config = AtlasConfig(
+        algorithm="fnv64a_cbor", hash_seed="", models={MODEL: ModelConfig(block_size_tokens=16)}
+    )
+    mirror = FleetMirror(config, GatheringOutlet(bytes_max=1 << 20), CountedNumbers(), hash_seed="")
+    with RemoteConnection(remote) as connection:
+        writer = LlmdWriter(mirror, LlmdIndex(connection, remote, LaneNames()), connection, QUICK)
+        mirror.ingest(b"kv@a@m", 0, FIRST)
+        mirror.ingest(b"kv@b@m", 0, FIRST)
+        writer.step()
+        assert entry("a") in fields_of(any_server, TOKENS[:16])[0]
+        assert not writer.is_quiet
+        any_server.flush()
+        for _ in range(8):
+            writer.step()
+        assert writer.is_quiet
+        pods = sorted(str(told["PodIdentifier"]) for told in fields_of(any_server, TOKENS[:16])[0])
+        assert pods == ["a", "b"]
+        writer.stop()
 
 
 def test_a_pod_that_comes_back_holds_what_it_says_then(any_server: RedisServer) -> None:
