@@ -82,7 +82,9 @@ class ToldCopy:
         """All that is held, as one: lanes change together, so none can be ahead of the others."""
         with self.lock:
             before, held = self.take(), snapshot([self._table])[0]
-        yield Content(*records_of(held.sections()), before)
+        told = records_of(held.sections())
+        del held  # whoever loads another layout meanwhile takes one too: together they may be too many
+        yield Content(*told, before)
 
     def part(self) -> FleetPart:
         with self.lock:

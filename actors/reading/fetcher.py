@@ -33,7 +33,8 @@ class Fetched:
         self._source: Excerpt | None = None
 
     def source(self) -> Excerpt:
-        """To be matched as the shard itself. Raises InputError when the answer is no excerpt of the keys."""
+        """To be matched as the shard itself. Raises InputError when the answer is no excerpt of the keys,
+        TableFileError when there is no memory for it."""
         with self._lock:  # made by the first who needs it, not on the thread of the links
             if self._source is None:
                 self._source = Excerpt([self._keys], [bytes(self._answer.body)])

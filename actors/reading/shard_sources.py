@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kvatlas.actors.orders import Replica
 from kvatlas.actors.reading.fetcher import Fetched, Fetcher, fetch_from
 from kvatlas.index._native import SEGMENT_BLOCKS, Excerpt, Index, Roster, Source, TableReader, shard_of
-from kvatlas.index.errors import InputError
+from kvatlas.index.errors import InputError, TableFileError
 from kvatlas.index.shards import Matches, Strategy, lookup, match
 
 Keys = npt.NDArray[np.uint64]
@@ -89,7 +89,7 @@ class TablesIndex:
         for shard, answer in self._fetched.items():
             try:
                 self._tables[shard] = answer.source() if answer is not None else NOTHING
-            except InputError:  # no excerpt at all
+            except (InputError, TableFileError):  # no excerpt at all, or no memory for what it says
                 self._fetched[shard] = None
         self._index = Index(self._tables, roster)
 

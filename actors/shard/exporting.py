@@ -58,7 +58,8 @@ class Exports:
         self._exports: dict[int, _Export] = {}
 
     def answer(self, asked: Message, *, whole: bool) -> bytes:
-        """`whole`: whether the shard was, before. Raises InputError for what cannot be answered."""
+        """`whole`: whether the shard was, before. Raises InputError for what cannot be answered,
+        DumpError where there is no room for another copy."""
         with self._lock:
             self._drop_idle()
             if asked.begins_export:

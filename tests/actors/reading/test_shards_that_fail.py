@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,3 +215,32 @@ def test_a_layout_of_more_shards_is_followed(cluster: SmallCluster) -> None:
         shard.close()
     wait_until(lambda: len(reader.status().shards) == 5)
     assert (ask(reader)["a"], ask(reader).is_whole) == (BLOCKS, True)
+
+
+SHORT_OF_MEMORY = """
+import resource
+import numpy as np
+from kvatlas.actors.link.messages import Address, decode_message, excerpted, fetch
+from kvatlas.actors.reading.fetcher import Fetched
+from kvatlas.actors.reading.shard_sources import ShardSources, TablesIndex
+from kvatlas.index._native import Roster, Table, excerpt
+
+keys = np.arange(1, (1 << 20) + 1, dtype=np.uint64)
+asked = decode_message(fetch(Address(1, 0, 1), keys[:1]))
+answer = decode_message(excerpted(asked, excerpt(Table(budget_bytes=4 << 20), keys), whole=True))
+fetched, index = Fetched(None, keys, answer), TablesIndex(ShardSources(1, {}, {}), Roster())
+assert index.with_fetched({0: Fetched(None, keys, answer)}).match(keys[:9]).is_whole
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20),) * 2)
+matches = index.with_fetched({0: fetched}).match(keys[:9])
+assert (len(matches.workers), matches.is_whole) == (0, False), matches
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("san.so" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers need address space")
+def test_an_answer_that_there_is_no_memory_for_counts_as_none() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
