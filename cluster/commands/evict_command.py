@@ -22,9 +22,19 @@ if TYPE_CHECKING:
 
 _STUCK = 1
 _SHOWN_MAX = 20
+_LIMITS = {
+    "capacity": "--capacity",
+    "free_min": "--free-min",
+    "high": "--high",
+    "low": "--low",
+    "lease_s": "--lease",
+    "crawl_s": "--crawl",
+    "threads": "--threads",
+}
 
 
 def evict(
+    context: typer.Context,
     root: Annotated[
         list[Path] | None, typer.Argument(help="Folders of stores; all get the limits given here.")
     ] = None,
@@ -66,6 +76,8 @@ def evict(
             "capacity_bytes": bytes_of("--capacity", capacity),
             "free_bytes_min": bytes_of("--free-min", free_min),
         }
+        if config is not None:
+            _refuse_limits(context)
         settings = _settings(root or [], config, {**limits, **sizes}, threads, listen)
         log_to_stderr("kvatlas.offload.evicting", as_json=log_json)
         if dry_run:
@@ -74,6 +86,14 @@ def evict(
             _evict_once(settings, as_json)
         else:
             _serve(settings)
+
+
+def _refuse_limits(context: typer.Context) -> None:
+    """Beside a file that has the limits of each store they would say nothing."""
+    for name, option in _LIMITS.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise ConfigError(f"evict: expected limits in --config, or as options, got {option} beside it")
 
 
 def _settings(

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvatlas.cluster.quantities import shown_bytes, shown_count, shown_duration, shown_number_of
+from kvatlas.index.errors import quoted
 
 if TYPE_CHECKING:
     from kvatlas.offload.inspecting.survey import StoreSurvey
@@ -96,4 +97,4 @@ def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Tabl
 
 
 def _add(table: Table, *cells: str) -> None:
-    table.add_row(*map(Text, cells))  # names are not markup
+    table.add_row(*(Text(quoted(cell)) for cell in cells))  # names are no markup, and steer no terminal

@@ -69,8 +69,14 @@ def test_once_ends_with_1_where_all_is_in_use(space: Space) -> None:
         (("STORE", "--capacity", "much"), 2, "--capacity: expected bytes such as 500GiB, got 'much'"),
         (("STORE", "--capacity", "1GiB", "--low", "0.97"), 2, "low_share: expected 0 to 0.95"),
         (("STORE", "--capacity", "1GiB", "--listen", "here"), 2, "--listen: expected HOST:PORT"),
-        (("STORE", "--config", "x.yaml", "--capacity", "1GiB"), 2, "expected folders, or --config, got both"),
+        (("STORE", "--config", "x.yaml"), 2, "expected folders, or --config, got both"),
         (("--config", "/no/such.yaml"), 1, "/no/such.yaml"),
+        (
+            ("--config", "x.yaml", "--capacity", "1GiB"),
+            2,
+            "expected limits in --config, or as options, got --capacity",
+        ),
+        (("--config", "x.yaml", "--lease", "60"), 2, "got --lease beside it"),
     ],
 )
 def test_what_a_user_can_mend_is_one_clear_line(
