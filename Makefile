@@ -26,6 +26,9 @@ NATIVE_FLAGS := $(if $(CI),-C cmake.define.KVATLAS_WERROR=ON)
 PYTEST := $(BIN)/python -m pytest
 say = @printf '\n==> %s\n' "$(1)"
 
+# Compiled Python is kept: without it each test process compiles every test file anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help venv servers demo test test-fast test-thorough lint style types format bench e2e e2e-serve \
